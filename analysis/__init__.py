@@ -1,0 +1,1 @@
+"""Traces as pandas frames, summaries and pictures."""

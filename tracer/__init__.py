@@ -1,0 +1,1 @@
+"""What copyup and lookup cost: bcc/eBPF probes, and the trace files they fill."""
