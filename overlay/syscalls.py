@@ -282,7 +282,18 @@ def setns(fd: int, nstype: int) -> None:
     _check(_libc.setns(ctypes.c_int(fd), ctypes.c_int(nstype)))
 
 
-# ----------------------------------------------------------------- files
+# --------------------------------------------------------------------- processes
+
+PR_SET_PDEATHSIG: Final = 1
+PR_SET_CHILD_SUBREAPER: Final = 36
+
+
+def prctl(option: int, value: int) -> None:
+    """One of prctl(2)'s calls that take a single number."""
+    _check(_libc.prctl(ctypes.c_int(option), ctypes.c_ulong(value), *[ctypes.c_ulong(0)] * 3))
+
+
+# ------------------------------------------------------------------------- files
 
 
 class _OpenHow(ctypes.Structure):

@@ -1,0 +1,142 @@
+"""What every test can rely on: a private mount namespace, fresh layers, and no leaks.
+
+The whole session runs in a mount namespace of its own, so that a failing test
+cannot leave a mount on the machine, and in a process that adopts orphans, so that
+a daemon left behind is seen.  At the end everything must be as it was.
+"""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from overlay import syscalls
+from tests.fsimages import IMAGE_PREFIX, tmpfs
+
+NAMESPACES = ("mnt", "user", "pid", "net", "uts", "ipc", "cgroup")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    if os.geteuid() == 0:
+        syscalls.unshare(syscalls.CLONE_NEWNS)
+        syscalls.mount(None, "/", None, syscalls.MS_REC | syscalls.MS_PRIVATE, None)
+    syscalls.prctl(syscalls.PR_SET_CHILD_SUBREAPER, 1)
+
+
+@dataclass(frozen=True)
+class Resources:
+    """What a test run could leave behind."""
+
+    mounts: frozenset[str]
+    loops: frozenset[str]
+    namespaces: tuple[str, ...]
+    children: frozenset[str]
+
+
+def _loops() -> frozenset[str]:
+    """Loop devices over images that tests made; others on the machine are not ours to judge."""
+    found = set()
+    for backing in Path("/sys/block").glob("loop*/loop/backing_file"):
+        try:
+            image = backing.read_text().strip()
+        except OSError:
+            continue  # detached between the two looks
+        if IMAGE_PREFIX in image:
+            found.add(f"{backing.parts[3]}: {image}")
+    return frozenset(found)
+
+
+def _children() -> frozenset[str]:
+    """Live or unreaped children of this process, with their command lines."""
+    found = set()
+    for task in Path("/proc/self/task").iterdir():
+        for pid in (task / "children").read_text().split():
+            command = Path("/proc", pid, "cmdline").read_bytes().replace(b"\0", b" ").decode()
+            found.add(f"{pid}: {command or 'zombie'}")
+    return frozenset(found)
+
+
+def resources() -> Resources:
+    return Resources(
+        mounts=frozenset(Path("/proc/self/mountinfo").read_text("utf-8", "replace").splitlines()),
+        loops=_loops(),
+        namespaces=tuple(os.readlink(f"/proc/self/ns/{name}") for name in NAMESPACES),
+        children=_children(),
+    )
+
+
+@pytest.fixture(scope="session", autouse=True)
+def nothing_leaks() -> Iterator[None]:
+    """Fail the run when mounts, loop devices, namespaces or processes are left behind."""
+    before = resources()
+    yield
+    after = resources()
+    left = {
+        "mounts": after.mounts - before.mounts,
+        "loop devices": after.loops - before.loops,
+        "processes": after.children - before.children,
+    }
+    leaks = [f"{what}: {', '.join(sorted(which))}" for what, which in left.items() if which]
+    if after.namespaces != before.namespaces:
+        leaks.append(f"namespaces: {before.namespaces} became {after.namespaces}")
+    lost = before.mounts - after.mounts
+    if lost:
+        leaks.append(f"mounts of the machine removed: {', '.join(sorted(lost))}")
+    assert not leaks, "the tests left behind " + "; ".join(leaks)
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Count the skips by reason: what this machine could not show."""
+    reasons: Counter[str] = Counter()
+    for report in terminalreporter.stats.get("skipped", []):
+        reason = report.longrepr[2] if isinstance(report.longrepr, tuple) else str(report.longrepr)
+        reasons[reason.removeprefix("Skipped: ")] += 1
+    if reasons:
+        terminalreporter.section("skipped, by what is missing")
+        for reason, count in reasons.most_common():
+            terminalreporter.line(f"{count:5} {reason}")
+
+
+@pytest.fixture
+def root() -> None:
+    """For tests that mount: skip without privilege."""
+    if os.geteuid() != 0:
+        pytest.skip("needs: root")
+
+
+@pytest.fixture
+def tmpfs_dir(root: None, tmp_path: Path) -> Iterator[Path]:
+    """A fresh directory on a tmpfs of its own."""
+    mount_point = tmp_path / "tmpfs"
+    mount_point.mkdir()
+    with tmpfs(mount_point):
+        yield mount_point
+
+
+@dataclass(frozen=True)
+class Layers:
+    """Empty directories on one tmpfs, named by what they are for."""
+
+    base: Path
+    bottom: Path
+    top: Path
+    work: Path
+    mnt: Path
+
+
+@pytest.fixture
+def layers(tmpfs_dir: Path) -> Layers:
+    return make_layers(tmpfs_dir)
+
+
+def make_layers(base: Path) -> Layers:
+    """Fresh empty layer directories below ``base``."""
+    made = Layers(base, *(base / name for name in ("bottom", "top", "top.work", "mnt")))
+    for directory in (made.bottom, made.top, made.work, made.mnt):
+        directory.mkdir()
+    return made

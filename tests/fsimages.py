@@ -1,0 +1,131 @@
+"""Real file systems for tests: a fresh one of any kind, on a loop device, mounted."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from overlay import syscalls
+
+__all__ = [
+    "IMAGE_PREFIX",
+    "MKFS",
+    "kernel_filesystems",
+    "loop_filesystem",
+    "needs_filesystem",
+    "tmpfs",
+]
+
+#: Tells this run's images from those of another run on the same machine.
+IMAGE_PREFIX = f"fallthru-test-{os.getpid()}-"
+
+#: How to make each kind, and its smallest useful size in MiB.
+MKFS: dict[str, tuple[list[str], int]] = {
+    "ext2": (["mkfs.ext2", "-q", "-F"], 8),
+    # lazy_itable_init leaves a kernel thread writing to the image after the mount.
+    "ext4": (["mkfs.ext4", "-q", "-F", "-E", "lazy_itable_init=0,lazy_journal_init=0"], 16),
+    "xfs": (["mkfs.xfs", "-q", "-m", "reflink=1"], 320),
+    "btrfs": (["mkfs.btrfs", "-q"], 120),
+}
+
+
+def kernel_filesystems() -> set[str]:
+    """The file systems this kernel knows now (a module not yet loaded does not count)."""
+    lines = Path("/proc/filesystems").read_text().splitlines()
+    return {line.split()[-1] for line in lines}
+
+
+def needs_filesystem(kind: str) -> None:
+    """Skip the calling test unless the kernel and the tools offer ``kind``."""
+    if kind not in kernel_filesystems():
+        subprocess.run(["modprobe", "-q", kind], check=False)
+    if kind not in kernel_filesystems():
+        pytest.skip(f"needs: {kind} in the kernel")
+    if kind in MKFS and shutil.which(MKFS[kind][0][0]) is None:
+        pytest.skip(f"needs: {MKFS[kind][0][0]}")
+
+
+@contextmanager
+def tmpfs(mount_point: Path, *, options: dict[str, str] | None = None) -> Iterator[Path]:
+    """A fresh tmpfs at ``mount_point``."""
+    fs = syscalls.fsopen("tmpfs")
+    try:
+        for key, value in (options or {}).items():
+            syscalls.fsconfig_string(fs, key, value)
+        syscalls.fsconfig_create(fs)
+        tree = syscalls.fsmount(fs)
+    finally:
+        os.close(fs)
+    with _attached(tree, mount_point):
+        yield mount_point
+
+
+@contextmanager
+def loop_filesystem(
+    kind: str,
+    size_mb: int = 0,
+    *,
+    directory: Path | None = None,
+    read_only: bool = False,
+    mkfs_options: tuple[str, ...] = (),
+) -> Iterator[Path]:
+    """A fresh file system of ``kind`` on a loop device over a sparse image, mounted.
+
+    Yields the mount point.  The image is at least as large as ``size_mb`` and as the
+    kind demands; it lives in memory (``/dev/shm``) unless ``directory`` says otherwise.
+    The calling test is skipped, with the reason, where the kind cannot be had.
+    """
+    needs_filesystem(kind)
+    command, least = MKFS[kind]
+    where = directory or Path("/dev/shm")
+    with tempfile.TemporaryDirectory(prefix=IMAGE_PREFIX, dir=where) as scratch:
+        image = Path(scratch, "image")
+        with image.open("wb") as file:
+            file.truncate(max(size_mb, least) << 20)
+        subprocess.run([*command, *mkfs_options, str(image)], check=True, capture_output=True)
+        mount_point = Path(scratch, "mnt")
+        mount_point.mkdir()
+        image_fd = os.open(image, os.O_RDONLY if read_only else os.O_RDWR)
+        try:
+            device, name = syscalls.loop_attach(image_fd, read_only=read_only)
+        finally:
+            os.close(image_fd)
+        try:
+            tree = _mount_device(kind, name, read_only=read_only)
+        finally:
+            os.close(device)
+        with _attached(tree, mount_point):
+            yield mount_point
+
+
+def _mount_device(kind: str, device: str, *, read_only: bool) -> int:
+    fs = syscalls.fsopen(kind)
+    try:
+        syscalls.fsconfig_string(fs, "source", device)
+        if read_only:
+            syscalls.fsconfig_flag(fs, "ro")
+        syscalls.fsconfig_create(fs)
+        return syscalls.fsmount(fs)
+    finally:
+        os.close(fs)
+
+
+@contextmanager
+def _attached(tree: int, mount_point: Path) -> Iterator[None]:
+    try:
+        syscalls.move_mount(
+            tree, "", syscalls.AT_FDCWD, mount_point, syscalls.MOVE_MOUNT_F_EMPTY_PATH
+        )
+    finally:
+        os.close(tree)
+    try:
+        yield
+    finally:
+        syscalls.umount2(mount_point)
