@@ -74,6 +74,12 @@ RESOLVE_NO_SYMLINKS: Final = 0x04
 RESOLVE_BENEATH: Final = 0x08
 RESOLVE_IN_ROOT: Final = 0x10
 
+# renameat2(2), ioctl_ficlone(2) (include/uapi/linux/fs.h).
+RENAME_NOREPLACE: Final = 1
+RENAME_EXCHANGE: Final = 2
+RENAME_WHITEOUT: Final = 4
+FICLONE: Final = 0x40049409
+
 # statx(2) (include/uapi/linux/stat.h).
 STATX_BASIC_STATS: Final = 0x7FF
 STATX_BTIME: Final = 0x800
@@ -324,6 +330,22 @@ def open_beneath(dirfd: int, path: Path, flags: int, mode: int = 0) -> int:
     """
     resolve = RESOLVE_BENEATH | RESOLVE_NO_SYMLINKS | RESOLVE_NO_MAGICLINKS
     return openat2(dirfd, path, flags | os.O_NOFOLLOW, mode, resolve=resolve)
+
+
+def renameat2(
+    old_dirfd: int, old_name: Path, new_dirfd: int, new_name: Path, flags: int = 0
+) -> None:
+    """rename(2) by directory and name, with RENAME_* flags; EINVAL if a file system lacks one."""
+    _check(
+        _libc.renameat2(
+            ctypes.c_int(old_dirfd),
+            os.fsencode(old_name),
+            ctypes.c_int(new_dirfd),
+            os.fsencode(new_name),
+            ctypes.c_uint(flags),
+        ),
+        old_name,
+    )
 
 
 class _StatxTimestamp(ctypes.Structure):
