@@ -1,0 +1,208 @@
+"""The Parquet parts of traces: finding them, and reading one so that damage costs only itself."""
+
+from __future__ import annotations
+
+import dataclasses
+import glob
+import json
+import os
+from collections.abc import Iterable
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from overlay.errors import EnvironmentLacks, OperationFailed, UsageError
+from overlay.text import printable
+from tracer.schema import METADATA_KEY, SCHEMA, SCHEMA_VERSION, RunMetadata
+
+__all__ = [
+    "NewerTrace",
+    "NotATrace",
+    "PartError",
+    "StrPath",
+    "UnreadableTrace",
+    "discover",
+    "read_part",
+    "siblings",
+]
+
+StrPath = str | os.PathLike[str]
+
+_SUFFIX = ".parquet"
+
+
+class NotATrace(UsageError):
+    """What was named is not a trace: no such place, no parts, or someone else's Parquet."""
+
+
+class NewerTrace(EnvironmentLacks):
+    """A newer fallthru wrote the trace, and its columns may mean something else now."""
+
+
+class UnreadableTrace(OperationFailed):
+    """It is (or was) a trace, and no part of it can be read."""
+
+
+class PartError(Exception):
+    """One part cannot be used; the others may."""
+
+
+# Finding the parts.
+
+
+def discover(paths: StrPath | Iterable[StrPath]) -> dict[str, list[str]]:
+    """The parts that ``paths`` stand for, by the (absolute) directory that holds them.
+
+    Raises :class:`NotATrace` where there are none.
+    """
+    named = [paths] if isinstance(paths, str | os.PathLike) else list(paths)
+    if not named:
+        raise NotATrace("no trace was named", hint="name a directory that trace record wrote")
+    directories: dict[str, list[str]] = {}
+    for path in named:
+        for part in map(os.path.abspath, _parts(os.fspath(path))):
+            parts = directories.setdefault(os.path.dirname(part), [])
+            if part not in parts:
+                parts.append(part)
+    return directories
+
+
+def _parts(path: str) -> list[str]:
+    """The Parquet files that ``path`` stands for, in order."""
+    if os.path.isdir(path):
+        return _parts_below(path)
+    if os.path.exists(path):
+        return [path]
+    matches = sorted(glob.glob(path, recursive=True))
+    if not matches:
+        raise NotATrace(
+            f"no such trace: {printable(path)}",
+            hint="name a directory that `fallthru trace record -o DIR` wrote",
+        )
+    return [part for match in matches for part in _parts(match)]
+
+
+def siblings(directory: str) -> list[str]:
+    """The parts directly in ``directory``, in order.  Hidden files are still being written."""
+    return sorted(os.path.join(directory, name) for name in os.listdir(directory) if _is_part(name))
+
+
+def _is_part(name: str) -> bool:
+    return name.endswith(_SUFFIX) and not name.startswith(".")
+
+
+def _parts_below(directory: str) -> list[str]:
+    own = siblings(directory)
+    if own:
+        return own
+    deeper = sorted(
+        os.path.join(where, name)
+        for where, _, names in os.walk(directory)
+        for name in names
+        if _is_part(name)
+    )
+    if not deeper:
+        raise NotATrace(
+            f"not a trace: {printable(directory)} holds no Parquet part",
+            hint="name a directory that `fallthru trace record -o DIR` wrote",
+        )
+    return deeper
+
+
+# Reading one.
+
+
+def read_part(path: str, names: list[str] | None) -> tuple[RunMetadata, pa.Table | None]:
+    """The metadata of one part, and its columns ``names`` (no table when None).
+
+    Raises :class:`NotATrace`, :class:`NewerTrace`, :class:`UnreadableTrace` (no
+    permission), and :class:`PartError` for damage.
+    """
+    try:
+        with pq.ParquetFile(path, page_checksum_verification=True) as file:
+            metadata = _metadata(file.schema_arrow, path)
+            if names is None:
+                return metadata, None
+            present = [name for name in names if name in file.schema_arrow.names]
+            table = file.read(columns=present)
+        table = _conform(table, names)
+        # Text that is not UTF-8 or a code outside its dictionary would otherwise
+        # surface far from here, as a crash in whatever touches the column first.
+        table.validate(full=True)
+    except (pa.ArrowException, OSError, ValueError) as error:
+        if isinstance(error, PermissionError):
+            raise UnreadableTrace(
+                f"{printable(path)} cannot be read", hint="run as its owner", errno=error.errno or 0
+            ) from error
+        raise PartError(f"damaged: {_first_line(error)}") from error
+    return metadata, table
+
+
+def _first_line(error: Exception) -> str:
+    lines = str(error).strip().splitlines()
+    return printable(lines[0]) if lines else type(error).__name__
+
+
+def _metadata(schema: pa.Schema, path: str) -> RunMetadata:
+    raw = (schema.metadata or {}).get(METADATA_KEY)
+    if raw is None:
+        raise NotATrace("a Parquet file, but not one of fallthru's")
+    values = json.loads(raw)  # ValueError: the part is damaged
+    version = values.get("version") if isinstance(values, dict) else None
+    if not isinstance(version, int):
+        raise PartError("damaged: its metadata has no schema version")
+    if version > SCHEMA_VERSION:
+        raise NewerTrace(
+            f"{printable(path)} has schema version {version};"
+            f" this fallthru reads up to {SCHEMA_VERSION}",
+            hint=f"use fallthru {printable(str(values.get('tool_version') or 'of that version'))}"
+            " or newer",
+        )
+    known = {one.name: one for one in dataclasses.fields(RunMetadata)}
+    try:
+        metadata = RunMetadata(**{key: val for key, val in values.items() if key in known})
+    except TypeError as error:
+        raise PartError(f"damaged: metadata incomplete: {error}") from error
+    _check_metadata(metadata)
+    return metadata
+
+
+def _check_metadata(metadata: RunMetadata) -> None:
+    """Its JSON came from a file: what the page relies on must have the right shape."""
+    shapes = (
+        (metadata.kernel, str),
+        (metadata.hostname, str),
+        (metadata.started_ns, int),
+        (metadata.command, list),
+        (metadata.mounts, dict),
+        (metadata.spans, int),
+        (metadata.lost, int),
+        (metadata.unmatched, int),
+    )
+    sound = all(isinstance(value, shape) for value, shape in shapes)
+    sound = sound and (metadata.ended_ns is None or isinstance(metadata.ended_ns, int))
+    if not sound or not all(isinstance(one, dict) for one in metadata.mounts.values()):
+        raise PartError("damaged: a metadata value has the wrong type")
+
+
+def _conform(table: pa.Table, names: list[str]) -> pa.Table:
+    """``table`` with exactly the columns ``names``, in the schema's types.
+
+    A nullable column that the part lacks is filled with nulls: an older
+    fallthru did not write it yet.
+    """
+    columns = []
+    for name in names:
+        want = SCHEMA.field(name)
+        if name in table.column_names:
+            column = table.column(name)
+            if pa.types.is_dictionary(want.type) and not pa.types.is_dictionary(column.type):
+                column = column.dictionary_encode()
+            if column.null_count and not want.nullable:
+                raise PartError(f"damaged: nulls in column {name}")
+            columns.append(column.cast(want.type))
+        elif want.nullable:
+            columns.append(pa.chunked_array([pa.nulls(table.num_rows, want.type)]))
+        else:
+            raise PartError(f"damaged: column {name} is missing")
+    return pa.table(columns, schema=pa.schema([SCHEMA.field(name) for name in names]))
