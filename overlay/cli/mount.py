@@ -1,0 +1,75 @@
+"""``fallthru mount``."""
+
+from __future__ import annotations
+
+import click
+
+from overlay.cli.layers import DIRECTORY, key_value
+from overlay.profiles import DEFAULT, PROFILES
+
+PROFILE_HELP = "What the mount promises. " + "; ".join(
+    f"{profile.name}: {profile.summary}" for profile in PROFILES.values()
+)
+
+
+@click.command(short_help="Mount a top over its bottoms.")
+@click.option(
+    "--bottom",
+    "bottoms",
+    type=DIRECTORY,
+    multiple=True,
+    required=True,
+    help="The read-only directory below; several, uppermost first.",
+)
+@click.option("--top", type=DIRECTORY, required=True, help="The directory that takes all writes.")
+@click.option("--work", type=DIRECTORY, help="Scratch directory of the top.  [default: TOP.work]")
+@click.option(
+    "--profile",
+    type=click.Choice(list(PROFILES)),
+    default=DEFAULT,
+    show_default=True,
+    help=PROFILE_HELP,
+)
+@click.option(
+    "-o",
+    "options",
+    metavar="KEY[=VALUE]",
+    multiple=True,
+    callback=key_value,
+    help="An overlayfs option, over what the profile pins.",
+)
+@click.option(
+    "--require-read-only",
+    is_flag=True,
+    help="Refuse unless the kernel itself keeps every bottom read-only.",
+)
+@click.option("-n", "--dry-run", is_flag=True, help="Print the mount command, mount nothing.")
+@click.argument("mount_point", metavar="MOUNTPOINT", type=DIRECTORY)
+def mount(
+    bottoms: tuple[str, ...],
+    top: str,
+    work: str | None,
+    profile: str,
+    options: tuple[tuple[str, str], ...],
+    require_read_only: bool,
+    dry_run: bool,
+    mount_point: str,
+) -> None:
+    """Mount the directory --top, writable, over the directories --bottom.
+
+    Lookups begin in the top and end in the bottom; every write goes to the top, and the
+    bottom is never changed.  A work directory is made beside the top when none is named.
+
+    \b
+    Examples:
+      fallthru mount --bottom /usr --top /srv/usr-top /mnt
+      fallthru mount --bottom /usr --top /srv/usr-top --profile fallthru /mnt
+      fallthru mount --bottom app --bottom base --top /srv/top /mnt
+    """
+    from overlay import kernel
+
+    overlay = kernel.Overlay(bottoms, top, work, profile, options, require_read_only)
+    if dry_run:
+        click.echo(overlay.describe(mount_point))
+        return
+    kernel.mount(overlay, mount_point)

@@ -1,0 +1,209 @@
+"""Overlays by the kernel's overlayfs, mounted with the new mount API: no fork, no exec.
+
+>>> mount(Overlay(bottoms=("/usr",), top="/srv/usr-top"), "/mnt")
+>>> unmount("/mnt")
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+from overlay import guard, layerargs, refusals, syscalls
+from overlay.errors import MountPointBusy, UsageError
+from overlay.preflight import OpenLayers, in_user_namespace, open_layers, work_beside
+from overlay.profiles import DEFAULT, profile_named
+from overlay.text import printable
+
+__all__ = ["OVERLAYFS_MAGIC", "Overlay", "attach", "mount", "mounted", "open_overlay", "unmount"]
+
+OVERLAYFS_MAGIC = 0x794C7630
+
+_LAYER_KEYS = frozenset({"lowerdir", "lowerdir+", "datadir+", "upperdir", "workdir", "source"})
+
+
+@dataclass(frozen=True, slots=True)
+class Overlay:
+    """One top over its bottoms (uppermost first), and how to mount them.
+
+    ``work`` defaults to ``TOP.work``, made when missing.  ``options`` are overlayfs
+    options (key, value; an empty value for a flag) that override what the profile pins.
+    With ``require_read_only`` every bottom must be kept read-only by the kernel itself.
+    """
+
+    bottoms: tuple[str, ...]
+    top: str
+    work: str | None = None
+    profile: str = DEFAULT
+    options: tuple[tuple[str, str], ...] = ()
+    require_read_only: bool = False
+
+    def effective_options(self) -> tuple[tuple[str, str], ...]:
+        """What the kernel is told besides the layers: pinned options, overridden and added to."""
+        chosen = {key: value for key, value, _ in profile_named(self.profile).pinned}
+        for key, value in self.options:
+            if key in _LAYER_KEYS:
+                raise UsageError(
+                    f"the option {key} names a layer",
+                    hint="use --bottom, --top and --work for layers",
+                )
+            chosen[key] = value
+        return tuple(chosen.items())
+
+    def describe(self, mount_point: str) -> str:
+        """The mount(8) command that does nearly the same, for --dry-run and bug reports."""
+        layers = (
+            ("lowerdir", ":".join(layerargs.escape(path) for path in self.bottoms)),
+            ("upperdir", layerargs.escape(self.top)),
+            ("workdir", layerargs.escape(self.work or work_beside(self.top))),
+        )
+        options = ["noatime"]
+        options += [f"{key}={value.replace(',', chr(92) + ',')}" for key, value in layers]
+        options += [f"{key}={value}" if value else key for key, value in self.effective_options()]
+        source = profile_named(self.profile).source
+        command = ["mount", "-t", "overlay", source, "-o", ",".join(options), mount_point]
+        return " ".join(_quoted(word) for word in command)
+
+
+def _quoted(word: str) -> str:
+    import shlex
+
+    text = printable(word)
+    return shlex.quote(text) if text == word else "$'" + text.replace("'", "\\'") + "'"
+
+
+def open_overlay(overlay: Overlay) -> int:
+    """Mount ``overlay`` detached: an O_PATH descriptor that nobody else can see.
+
+    The overlay lives as long as the descriptor, or until :func:`attach` gives it a place.
+    Raises UsageError, EnvironmentLacks, Refused or OperationFailed; then nothing is left.
+    """
+    profile = profile_named(overlay.profile)
+    if not overlay.bottoms:
+        raise UsageError("an overlay needs a bottom", hint="name one with --bottom")
+    options = overlay.effective_options()
+    if overlay.require_read_only:
+        for bottom in overlay.bottoms:
+            guard.require_read_only(bottom)
+    family = "user" if in_user_namespace() else "trusted"
+    if family == "user":
+        options += (("userxattr", ""),)
+    with open_layers(overlay.bottoms, overlay.top, overlay.work, profile, family) as layers:
+        asked = frozenset(key for key, _ in overlay.options)
+        return _create(layers, profile.source, options, asked)
+
+
+def _create(
+    layers: OpenLayers, source: str, options: tuple[tuple[str, str], ...], asked: frozenset[str]
+) -> int:
+    try:
+        fs = syscalls.fsopen("overlay")
+    except OSError as error:
+        raise refusals.no_overlay(error) from None
+    try:
+        syscalls.fsconfig_string(fs, "source", source)
+        layerargs.configure(fs, layers)
+        for key, value in options:
+            if value:
+                syscalls.fsconfig_string(fs, key, value)
+            else:
+                syscalls.fsconfig_flag(fs, key)
+        syscalls.fsconfig_create(fs)
+        # noatime: an access must never copy a file up (L237, L347).
+        return syscalls.fsmount(fs, syscalls.MOUNT_ATTR_NOATIME)
+    except OSError as error:
+        raise refusals.of_layers(error, layers, asked) from error
+    finally:
+        os.close(fs)
+
+
+def attach(tree: int, mount_point: str) -> None:
+    """Give a detached mount its place; MountPointBusy where there is one already."""
+    try:
+        syscalls.move_mount(
+            tree, "", syscalls.AT_FDCWD, mount_point, syscalls.MOVE_MOUNT_F_EMPTY_PATH
+        )
+    except OSError as error:
+        raise refusals.of_mount_point(mount_point, error) from None
+
+
+def mount(overlay: Overlay, mount_point: str) -> None:
+    """Mount ``overlay`` at ``mount_point``: complete and in place, or an error and nothing.
+
+    A mount point that already has a mount is refused, except that a top may be put over
+    its own bottom in place, as the document does (L48, L231).
+    """
+    _check_mount_point(mount_point, overlay)
+    tree = open_overlay(overlay)
+    try:
+        attach(tree, mount_point)
+    finally:
+        os.close(tree)
+
+
+def _check_mount_point(mount_point: str, overlay: Overlay) -> None:
+    try:
+        place = syscalls.statx(syscalls.AT_FDCWD, mount_point, 0)
+    except OSError as error:
+        raise refusals.of_mount_point(mount_point, error) from None
+    if not place.attributes & syscalls.STATX_ATTR_MOUNT_ROOT:
+        return
+    for bottom in overlay.bottoms:
+        try:
+            if syscalls.statx(syscalls.AT_FDCWD, bottom, 0).mnt_id == place.mnt_id:
+                return
+        except OSError:
+            continue  # open_layers says what is wrong with it
+    raise MountPointBusy(
+        f"something is mounted at {printable(mount_point)} already",
+        hint=f"fallthru status; or umount {printable(mount_point)} first",
+        errno=errno.EBUSY,
+    )
+
+
+def unmount(mount_point: str, *, lazy: bool = False) -> None:
+    """Remove the overlay at ``mount_point``; MountPointBusy, naming the users, while in use.
+
+    ``lazy`` takes it out of sight now and lets it end when its last user does.
+    UsageError when what is mounted there is no overlay.
+    """
+    root = _overlay_root(mount_point)
+    flags = syscalls.UMOUNT_NOFOLLOW | (syscalls.MNT_DETACH if lazy else 0)
+    try:
+        syscalls.umount2(root, flags)
+    except OSError as error:
+        raise refusals.of_unmount(root, error) from None
+
+
+def _overlay_root(mount_point: str) -> str:
+    """The canonical path of the overlay's root, without reading a long mountinfo."""
+    try:
+        fd = os.open(mount_point, os.O_PATH | os.O_CLOEXEC)
+    except OSError as error:
+        raise UsageError(
+            f"no overlay at {printable(mount_point)}", errno=error.errno or 0
+        ) from None
+    try:
+        attributes = syscalls.statx(fd, "", syscalls.AT_EMPTY_PATH).attributes
+        is_root = bool(attributes & syscalls.STATX_ATTR_MOUNT_ROOT)
+        if is_root and syscalls.fstatfs_type(fd) == OVERLAYFS_MAGIC:
+            return os.readlink(f"/proc/self/fd/{fd}")
+    finally:
+        os.close(fd)
+    what = "the mount there is another file system" if is_root else "it is not a mount point"
+    raise UsageError(
+        f"no overlay at {printable(mount_point)}: {what}", hint="`fallthru status` lists overlays"
+    )
+
+
+@contextmanager
+def mounted(overlay: Overlay, mount_point: str) -> Iterator[str]:
+    """``overlay`` at ``mount_point`` for the length of a with block; yields the mount point."""
+    mount(overlay, mount_point)
+    try:
+        yield mount_point
+    finally:
+        unmount(mount_point)

@@ -1,0 +1,86 @@
+"""Telling overlayfs its layers: by descriptor, one by one, or as one escaped string.
+
+Descriptors (since 6.13, "ovl: specify layers via file descriptors") leave nothing to
+quote, so any byte may stand in a path.  Before, ``lowerdir+`` (6.8) takes one layer as
+it is, while ``upperdir`` and ``workdir`` are unescaped; before that, and through the old
+option parser (< 6.5), everything is one string in which ``:`` and ``\\`` are escaped.
+"""
+
+from __future__ import annotations
+
+import errno
+import functools
+import os
+from collections.abc import Callable
+
+from overlay import syscalls
+from overlay.errors import EnvironmentLacks
+from overlay.preflight import OpenLayers
+from overlay.text import printable
+
+__all__ = ["configure", "escape", "takes_appended_bottoms", "takes_descriptors"]
+
+
+def escape(path: str) -> str:
+    """A layer's path inside ``lowerdir``: a backslash before each colon and backslash."""
+    return path.replace("\\", "\\\\").replace(":", "\\:")
+
+
+@functools.cache
+def takes_descriptors() -> bool:
+    """Whether overlayfs takes layers by descriptor, found out by trying."""
+    fd = os.open("/", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        return _accepts(lambda fs: syscalls.fsconfig_fd(fs, "lowerdir+", fd))
+    finally:
+        os.close(fd)
+
+
+@functools.cache
+def takes_appended_bottoms() -> bool:
+    """Whether overlayfs takes bottoms one by one (``lowerdir+``), found out by trying."""
+    return _accepts(lambda fs: syscalls.fsconfig_string(fs, "lowerdir+", "/"))
+
+
+def _accepts(configure_one: Callable[[int], None]) -> bool:
+    fs = syscalls.fsopen("overlay")
+    try:
+        configure_one(fs)
+    except OSError:
+        return False
+    finally:
+        os.close(fs)
+    return True
+
+
+def configure(fs: int, layers: OpenLayers) -> None:
+    """Name the layers of an overlay that is being configured; OSError as the kernel says."""
+    if takes_descriptors():
+        for bottom in layers.bottoms:
+            syscalls.fsconfig_fd(fs, "lowerdir+", bottom.fd)
+        syscalls.fsconfig_fd(fs, "upperdir", layers.top.fd)
+        syscalls.fsconfig_fd(fs, "workdir", layers.work.fd)
+        return
+    if takes_appended_bottoms():
+        for bottom in layers.bottoms:
+            syscalls.fsconfig_string(fs, "lowerdir+", bottom.path)
+    else:
+        joined = ":".join(escape(bottom.path) for bottom in layers.bottoms)
+        _set_legacy(fs, "lowerdir", joined)
+    _set_legacy(fs, "upperdir", escape(layers.top.path))
+    _set_legacy(fs, "workdir", escape(layers.work.path))
+
+
+def _set_legacy(fs: int, key: str, value: str) -> None:
+    try:
+        syscalls.fsconfig_string(fs, key, value)
+    except OSError as error:
+        # The old parser joins all options with commas and has no way to quote one.
+        if error.errno == errno.EINVAL and "," in value:
+            raise EnvironmentLacks(
+                f"this kernel's overlayfs takes no layer with a comma in its path: "
+                f"{printable(value)}",
+                hint="rename the directory, or bind-mount it elsewhere",
+                errno=errno.EINVAL,
+            ) from None
+        raise

@@ -1,0 +1,138 @@
+"""The kernel's refusals in words: what is wrong, who is in the way, what to do.
+
+An errno of the mount API says little ("Device or resource busy"), and overlayfs puts
+most of its reasons into the kernel log only.  Here each refusal becomes the error
+class, with its exit code, that the cause deserves.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+
+from overlay import mountinfo, owners
+from overlay.errors import (
+    EnvironmentLacks,
+    FallthruError,
+    MountPointBusy,
+    NoPrivilege,
+    OperationFailed,
+    Refused,
+    TopInUse,
+    UsageError,
+)
+from overlay.preflight import OpenLayers
+from overlay.text import printable
+
+__all__ = ["no_overlay", "of_layers", "of_mount_point", "of_unmount"]
+
+
+def no_overlay(error: OSError) -> FallthruError:
+    """Why overlayfs cannot even be opened for configuration."""
+    number = error.errno or 0
+    if number == errno.ENODEV:
+        return EnvironmentLacks(
+            "this kernel has no overlayfs", hint="modprobe overlay", errno=number
+        )
+    if number == errno.EPERM:
+        return NoPrivilege(
+            "mounting an overlay needs privilege",
+            hint="run as root, or as root of a user namespace: unshare -rm fallthru ...",
+            errno=number,
+        )
+    return OperationFailed("overlayfs cannot be configured", errno=number)
+
+
+def of_layers(error: OSError, layers: OpenLayers, asked: frozenset[str]) -> FallthruError:
+    """Why the kernel makes no overlay of these layers; ``asked``: the options of the user."""
+    number = error.errno or 0
+    top = printable(layers.top.path)
+    if number == errno.EBUSY:
+        return _top_in_use(layers)
+    if number == errno.ESTALE:
+        return Refused(
+            f"the top {top} was made for other bottoms than these",
+            hint="mount it over its own bottoms, or start an empty top",
+            errno=number,
+        )
+    if number == errno.ELOOP:
+        return UsageError(
+            "the layers overlap, or one is used twice",
+            hint="layers must be separate directory trees",
+        )
+    said = error.strerror or ""
+    if error.filename in asked:
+        return UsageError(f"overlayfs does not take the option {error.filename}: {said}")
+    if number == errno.EINVAL and os.path.isdir(
+        f"/proc/self/fd/{layers.work.fd}/work/incompat/volatile"
+    ):
+        return Refused(
+            f"the top {top} was used by the throwaway profile and may be incomplete",
+            hint="delete the top and its work directory; what must be kept needs another profile",
+            errno=number,
+        )
+    if number == errno.EPERM:
+        return NoPrivilege(f"the kernel refused the overlay: {said}", errno=number)
+    return OperationFailed(
+        f"the kernel refused the overlay: {said}",
+        hint="its log may say more: dmesg | grep overlayfs",
+        errno=number,
+    )
+
+
+def _top_in_use(layers: OpenLayers) -> TopInUse:
+    top = printable(layers.top.path)
+    for directory in (layers.top, layers.work):
+        found = owners.overlay_using(directory.path)
+        if found is not None:
+            mount, process = found
+            where = "" if process is None else f" in the mount namespace of {process}"
+            return TopInUse(
+                f"the {directory.role} {printable(directory.path)} is in use by the overlay at "
+                f"{printable(mount.mount_point)}{where}",
+                hint=f"a top serves one overlay: fallthru umount {printable(mount.mount_point)}",
+                errno=errno.EBUSY,
+            )
+    return TopInUse(
+        f"the top {top} is in use by an overlay that cannot be seen from here",
+        hint="it may be a detached mount, or one that was lazily unmounted and is still open",
+        errno=errno.EBUSY,
+    )
+
+
+def of_mount_point(mount_point: str, error: OSError) -> FallthruError:
+    """Why nothing can be mounted at ``mount_point``."""
+    number = error.errno or 0
+    shown = printable(mount_point)
+    if number == errno.ENOENT:
+        return UsageError(
+            f"the mount point {shown} does not exist", hint=f"mkdir {shown}", errno=number
+        )
+    if number == errno.ENOTDIR:
+        return UsageError(f"the mount point {shown} is not a directory", errno=number)
+    if number == errno.EPERM:
+        return NoPrivilege(f"nothing may be mounted at {shown}", hint="run as root", errno=number)
+    return OperationFailed(f"nothing can be mounted at {shown}", errno=number)
+
+
+def of_unmount(root: str, error: OSError) -> FallthruError:
+    """Why the overlay at ``root`` stays: when busy, what is mounted in it or who uses it."""
+    number = error.errno or 0
+    shown = printable(root)
+    if number == errno.EPERM:
+        return NoPrivilege("unmounting needs privilege", hint="run as root", errno=number)
+    if number != errno.EBUSY:
+        return OperationFailed(f"{shown} cannot be unmounted", errno=number)
+    inside = root.rstrip("/") + "/"
+    below = [entry for entry in mountinfo.read() if entry.mount_point.startswith(inside)]
+    if below:
+        cause = f"{printable(below[-1].mount_point)} is mounted in it"
+    else:
+        users = [str(process) for process in owners.processes_using(os.stat(root).st_dev)]
+        cause = "used by " + ", ".join(users[:5]) if users else "it is in use"
+        cause += f" and {len(users) - 5} more" if len(users) > 5 else ""
+    return MountPointBusy(
+        f"{shown} is busy: {cause}",
+        hint="end what uses it, or detach it now with --lazy",
+        errno=errno.EBUSY,
+    )
