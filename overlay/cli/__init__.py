@@ -9,34 +9,26 @@ from __future__ import annotations
 import importlib
 import os
 import sys
-from dataclasses import dataclass
 
 import click
 
 from overlay import __version__
 from overlay.errors import FallthruError
 
-__all__ = ["LazyGroup", "Subcommand", "command", "main"]
+__all__ = ["SUBCOMMANDS", "LazyGroup", "command", "main"]
 
 
-@dataclass(frozen=True, slots=True)
-class Subcommand:
-    """Where a subcommand lives (``module:attribute``), and its line in ``--help``."""
-
-    target: str
-    summary: str
-
-
+#: Each subcommand's line in ``--help``, and where it lives (``module:attribute``).
 SUBCOMMANDS = {
-    "mount": Subcommand("overlay.cli.mount:mount", "Mount a top over its bottoms."),
-    "umount": Subcommand("overlay.cli.umount:umount", "Remove an overlay."),
-    "status": Subcommand("overlay.cli.status:status", "Show the overlays that are mounted."),
-    "diff": Subcommand("overlay.cli.diff:diff", "Show what the top changes of its bottoms."),
-    "trace": Subcommand("tracer.cli:trace", "Record and show what copyup costs."),
-    "report": Subcommand("analysis.cli:report", "Summarise traces; write a page with pictures."),
-    "spec": Subcommand("overlay.cli.spec:spec", "Judge union mounts by the document's clauses."),
-    "doctor": Subcommand("overlay.cli.doctor:doctor", "Tell what works on this machine."),
-    "completion": Subcommand("overlay.cli.completion:completion", "Print shell completion."),
+    "mount": ("Mount a top over its bottoms.", "overlay.cli.mount:mount"),
+    "umount": ("Remove an overlay.", "overlay.cli.umount:umount"),
+    "status": ("Show the overlays that are mounted.", "overlay.cli.status:status"),
+    "diff": ("Show what the top changes of its bottoms.", "overlay.cli.diff:diff"),
+    "trace": ("Record and show what copyup costs.", "tracer.cli:trace"),
+    "report": ("Summarise traces; write a page with pictures.", "analysis.cli:report"),
+    "spec": ("Judge union mounts by the document's clauses.", "overlay.cli.spec:spec"),
+    "doctor": ("Tell what works on this machine.", "overlay.cli.doctor:doctor"),
+    "completion": ("Print shell completion.", "overlay.cli.completion:completion"),
 }
 
 
@@ -47,10 +39,9 @@ class LazyGroup(click.Group):
         return list(SUBCOMMANDS)
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        known = SUBCOMMANDS.get(cmd_name)
-        if known is None:
+        if cmd_name not in SUBCOMMANDS:
             return None
-        module, _, attribute = known.target.partition(":")
+        module, _, attribute = SUBCOMMANDS[cmd_name][1].partition(":")
         found = getattr(importlib.import_module(module), attribute)
         assert isinstance(found, click.Command)
         return found
@@ -58,7 +49,7 @@ class LazyGroup(click.Group):
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         # click's own version imports every subcommand for its help line.
         with formatter.section("Commands"):
-            formatter.write_dl([(name, known.summary) for name, known in SUBCOMMANDS.items()])
+            formatter.write_dl([(name, line) for name, (line, _) in SUBCOMMANDS.items()])
 
 
 @click.group(
