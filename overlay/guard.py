@@ -67,8 +67,7 @@ def assess(path: str, entries: list[mountinfo.MountEntry] | None = None) -> Bott
 def _hold_of(entry: mountinfo.MountEntry) -> tuple[Hold, str]:
     if entry.fstype in READ_ONLY_FILESYSTEMS:
         return Hold.FORMAT, f"{entry.fstype} cannot be written"
-    device = f"/dev/block/{entry.dev[0]}:{entry.dev[1]}"
-    if entry.super_read_only and _device_is_read_only(device):
+    if entry.super_read_only and _device_is_read_only(entry.dev):
         return Hold.DEVICE, f"{entry.source} is a read-only block device"
     if entry.super_read_only:
         return Hold.MOUNT, f"{entry.fstype} is mounted read-only, but can be remounted read-write"
@@ -77,15 +76,13 @@ def _hold_of(entry: mountinfo.MountEntry) -> tuple[Hold, str]:
     return Hold.NONE, f"{entry.fstype} is mounted read-write"
 
 
-def _device_is_read_only(device: str) -> bool:
+def _device_is_read_only(device: tuple[int, int]) -> bool:
+    """What BLKROGET would tell, without opening the device; False for what has none (tmpfs)."""
     try:
-        fd = os.open(device, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+        with open(f"/sys/dev/block/{device[0]}:{device[1]}/ro", encoding="ascii") as file:
+            return file.read().strip() == "1"
     except OSError:
-        return False  # no such node, or not ours to open: nothing is known to hold
-    try:
-        return syscalls.blkroget(fd)
-    finally:
-        os.close(fd)
+        return False
 
 
 def require_read_only(bottom: str) -> BottomState:

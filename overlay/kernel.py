@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import errno
 import os
+import shlex
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
 from overlay import guard, layerargs, refusals, syscalls
-from overlay.errors import MountPointBusy, UsageError
+from overlay.errors import EnvironmentLacks, MountPointBusy, UsageError
 from overlay.preflight import OpenLayers, in_user_namespace, open_layers, work_beside
 from overlay.profiles import DEFAULT, profile_named
 from overlay.text import printable
@@ -69,8 +70,6 @@ class Overlay:
 
 
 def _quoted(word: str) -> str:
-    import shlex
-
     text = printable(word)
     return shlex.quote(text) if text == word else "$'" + text.replace("'", "\\'") + "'"
 
@@ -85,39 +84,43 @@ def open_overlay(overlay: Overlay) -> int:
     if not overlay.bottoms:
         raise UsageError("an overlay needs a bottom", hint="name one with --bottom")
     options = overlay.effective_options()
-    if overlay.require_read_only:
-        for bottom in overlay.bottoms:
-            guard.require_read_only(bottom)
     family = "user" if in_user_namespace() else "trusted"
     if family == "user":
+        if profile.reads_stubs:
+            raise EnvironmentLacks(
+                f"the {profile.name} profile cannot be used in a user namespace",
+                hint="overlayfs refuses metacopy and redirects there: use --profile document",
+            )
         options += (("userxattr", ""),)
-    with open_layers(overlay.bottoms, overlay.top, overlay.work, profile, family) as layers:
-        asked = frozenset(key for key, _ in overlay.options)
-        return _create(layers, profile.source, options, asked)
-
-
-def _create(
-    layers: OpenLayers, source: str, options: tuple[tuple[str, str], ...], asked: frozenset[str]
-) -> int:
     try:
         fs = syscalls.fsopen("overlay")
     except OSError as error:
         raise refusals.no_overlay(error) from None
     try:
-        syscalls.fsconfig_string(fs, "source", source)
-        layerargs.configure(fs, layers)
-        for key, value in options:
-            if value:
-                syscalls.fsconfig_string(fs, key, value)
-            else:
-                syscalls.fsconfig_flag(fs, key)
-        syscalls.fsconfig_create(fs)
-        # noatime: an access must never copy a file up (L237, L347).
-        return syscalls.fsmount(fs, syscalls.MOUNT_ATTR_NOATIME)
-    except OSError as error:
-        raise refusals.of_layers(error, layers, asked) from error
+        with open_layers(overlay.bottoms, overlay.top, overlay.work, profile, family) as layers:
+            if overlay.require_read_only:
+                for bottom in layers.bottoms:
+                    guard.require_read_only(bottom.path)
+            try:
+                return _create(fs, layers, profile.source, options)
+            except OSError as error:
+                asked = frozenset(key for key, _ in overlay.options)
+                raise refusals.of_layers(error, layers, asked) from error
     finally:
         os.close(fs)
+
+
+def _create(fs: int, layers: OpenLayers, source: str, options: tuple[tuple[str, str], ...]) -> int:
+    syscalls.fsconfig_string(fs, "source", source)
+    layerargs.configure(fs, layers)
+    for key, value in options:
+        if value:
+            syscalls.fsconfig_string(fs, key, value)
+        else:
+            syscalls.fsconfig_flag(fs, key)
+    syscalls.fsconfig_create(fs)
+    # noatime: an access must never copy a file up (L237, L347).
+    return syscalls.fsmount(fs, syscalls.MOUNT_ATTR_NOATIME)
 
 
 def attach(tree: int, mount_point: str) -> None:

@@ -23,6 +23,7 @@ from overlay.errors import (
     UnreadableTop,
     UsageError,
 )
+from overlay.layer import first_fallthru_stub
 from overlay.profiles import Profile
 from overlay.text import printable
 
@@ -80,12 +81,13 @@ def open_layers(
         upper = _open("top", top, opened)
         _check_overlap([*lower, upper])
         _check_top(upper, family)
-        work_path = work if work is not None else _default_work(upper)
+        work_path = _default_work(upper) if work is None else os.path.realpath(work)
+        _check_separate(upper.path, work_path)
         if _make_work(work_path):
             made = work_path
         below = _open("work directory", work_path, opened, nofollow=True)
         _check_overlap([*lower, below])
-        _check_work(upper, below)
+        _check_owner(upper, below)
         _check_stubs(upper, below, profile, family)
         yield OpenLayers(lower, upper, below, family)
     except BaseException:
@@ -194,13 +196,16 @@ def _remove_work(path: str) -> None:
             continue  # not there, or in use after all: never force
 
 
-def _check_work(top: Directory, work: Directory) -> None:
-    inside_top = (work.path + "/").startswith(top.path.rstrip("/") + "/")
-    if inside_top or (top.path + "/").startswith(work.path.rstrip("/") + "/"):
+def _check_separate(top: str, work: str) -> None:
+    inside_top = (work + "/").startswith(top.rstrip("/") + "/")
+    if inside_top or (top + "/").startswith(work.rstrip("/") + "/"):
         raise UsageError(
-            f"the work directory {printable(work.path)} and the top {printable(top.path)} overlap",
+            f"the work directory {printable(work)} and the top {printable(top)} overlap",
             hint="layers must be separate directory trees",
         )
+
+
+def _check_owner(top: Directory, work: Directory) -> None:
     # Whoever owns the work directory decides what ends up on the top.
     if work.stat.st_uid not in (os.geteuid(), top.stat.st_uid):
         raise Refused(
@@ -226,8 +231,6 @@ def _check_stubs(top: Directory, work: Directory, profile: Profile, family: str)
         return
     if known == b"no":
         return
-    from overlay.layer import first_fallthru_stub
-
     found = first_fallthru_stub(top.fd, family)
     if found is not None:
         raise UnreadableTop(

@@ -110,7 +110,7 @@ def of_mount_point(mount_point: str, error: OSError) -> FallthruError:
         )
     if number == errno.ENOTDIR:
         return UsageError(f"the mount point {shown} is not a directory", errno=number)
-    if number == errno.EPERM:
+    if number in (errno.EPERM, errno.EACCES):
         return NoPrivilege(f"nothing may be mounted at {shown}", hint="run as root", errno=number)
     return OperationFailed(f"nothing can be mounted at {shown}", errno=number)
 

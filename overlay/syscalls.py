@@ -291,6 +291,7 @@ def setns(fd: int, nstype: int) -> None:
 # --------------------------------------------------------------------- processes
 
 PR_SET_PDEATHSIG: Final = 1
+PR_SET_DUMPABLE: Final = 4
 PR_SET_CHILD_SUBREAPER: Final = 36
 
 
