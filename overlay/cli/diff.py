@@ -1,0 +1,278 @@
+"""``fallthru diff``."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterable, Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from itertools import takewhile
+from typing import TYPE_CHECKING
+
+import click
+
+from overlay.cli.layers import DIRECTORY, emit_json, json_option
+from overlay.errors import EXIT_ANSWER_IS_NO, OperationFailed, UsageError
+from overlay.text import human_bytes, printable
+
+if TYPE_CHECKING:
+    from overlay.changes import Change
+
+#: One letter a kind, stable: scripts read them.
+LETTERS = {"added": "A", "changed": "C", "deleted": "D", "replaced": "R"}
+_COLOURS = {"A": "green", "C": "yellow", "D": "red", "R": "magenta"}
+
+
+@dataclass(frozen=True, slots=True)
+class Trees:
+    """The directories to compare; bottoms uppermost first."""
+
+    top: str
+    bottoms: tuple[str, ...]
+    data_bottoms: tuple[str, ...] = ()
+    family: str = "trusted"
+
+
+@dataclass(slots=True)
+class Counts:
+    """How many changes of each kind there were, and bytes that came and went."""
+
+    kinds: dict[str, int] = field(default_factory=lambda: dict.fromkeys(LETTERS, 0))
+    bytes_added: int = 0
+    bytes_deleted: int = 0
+
+    def add(self, change: Change) -> None:
+        self.kinds[change.kind] += 1
+        if change.kind == "deleted":
+            self.bytes_deleted += change.gone_bytes
+        elif change.kind == "added":
+            self.bytes_added += change.size
+
+    @property
+    def total(self) -> int:
+        return sum(self.kinds.values())
+
+    def line(self) -> str:
+        """The counts as one line of text."""
+        if not self.total:
+            return "no changes"
+        counted = ", ".join(f"{count} {kind}" for kind, count in self.kinds.items() if count)
+        sizes = f"+{human_bytes(self.bytes_added)}, -{human_bytes(self.bytes_deleted)}"
+        return f"{counted} ({sizes})"
+
+
+@click.command(short_help="Show what the top changes of its bottoms.")
+@json_option
+@click.option("--stat", "only_counts", is_flag=True, help="Print only how many changes there are.")
+@click.option("--checksum", is_flag=True, help="Compare content even where size and time agree.")
+@click.option("--top", type=DIRECTORY, metavar="DIR", help="The top, when nothing is mounted.")
+@click.option(
+    "--bottom",
+    "bottoms",
+    type=DIRECTORY,
+    metavar="DIR",
+    multiple=True,
+    help="A bottom, uppermost first; may be given several times.",
+)
+@click.option("--userxattr", is_flag=True, help="The top's marks are user.*, not trusted.*.")
+@click.argument("mount_point", metavar="[MOUNTPOINT]", type=DIRECTORY, required=False)
+@click.pass_context
+def diff(
+    context: click.Context,
+    mount_point: str | None,
+    top: str | None,
+    bottoms: tuple[str, ...],
+    userxattr: bool,
+    checksum: bool,
+    only_counts: bool,
+    as_json: bool,
+) -> None:
+    """Show what was added (A), changed (C), deleted (D) and replaced (R) on the top.
+
+    The layers are those of the overlay at MOUNTPOINT, or --top and --bottom. Exits with 0
+    if there are no differences and 1 if there are. On a terminal this prints a tree;
+    elsewhere one line a change with tabs between: letter, type, size, what changed, path.
+
+    \b
+    Examples:
+      fallthru diff /mnt
+      fallthru diff --stat /mnt
+      fallthru diff --top /srv/top --bottom /usr
+      fallthru diff --json /mnt | jq -r '.[] | select(.kind == "added").path'
+    """
+    trees = _trees(mount_point, top, bottoms, userxattr)
+    counts = Counts()
+    changes = _counted(_changes(trees, checksum), counts)
+    if only_counts:
+        for _ in changes:
+            pass
+        _show_counts(counts, as_json)
+    elif as_json:
+        _show_json(changes)
+    elif sys.stdout.isatty():
+        _show_tree(changes)
+        click.echo(counts.line())
+    else:
+        for change in changes:
+            click.echo(plain_line(change))
+    if counts.total:
+        context.exit(EXIT_ANSWER_IS_NO)
+
+
+def _trees(
+    mount_point: str | None, top: str | None, bottoms: tuple[str, ...], userxattr: bool
+) -> Trees:
+    if mount_point is None:
+        if top is None or not bottoms:
+            raise UsageError(
+                "which trees? Neither a mount point nor a top with its bottoms was given",
+                hint="fallthru diff MOUNTPOINT, or fallthru diff --top DIR --bottom DIR",
+            )
+        return Trees(top, bottoms, (), "user" if userxattr else "trusted")
+    if top is not None or bottoms or userxattr:
+        raise UsageError(
+            "a mount point was given, and layers too",
+            hint="leave out --top, --bottom and --userxattr: the mount names its own layers",
+        )
+    from overlay.mountinfo import overlay_at
+
+    mount = overlay_at(mount_point)
+    if mount.top is None:
+        raise UsageError(
+            f"the overlay at {printable(mount.mount_point)} has no top: nothing can have changed"
+        )
+    for path in (mount.top, *mount.bottoms, *mount.data_bottoms):
+        if not path.startswith("/"):
+            raise UsageError(
+                f"the overlay was mounted with the relative path {printable(path)}, so nobody "
+                "can tell where that was",
+                hint="name the layers: fallthru diff --top DIR --bottom DIR",
+            )
+    return Trees(mount.top, mount.bottoms, mount.data_bottoms, mount.family)
+
+
+def _changes(trees: Trees, checksum: bool) -> Iterator[Change]:
+    from overlay.changes import diff as compare
+    from overlay.layer import Layer
+    from overlay.marks import MarkFamily
+
+    with ExitStack() as stack:
+
+        def opened(path: str) -> Layer:
+            return stack.enter_context(Layer.open(path, private=True))
+
+        top, bottoms = opened(trees.top), [opened(path) for path in trees.bottoms]
+        data = [opened(path) for path in trees.data_bottoms]
+        family = MarkFamily(trees.family)
+        try:
+            yield from compare(top, bottoms, family, data_bottoms=data, checksum=checksum)
+        except OSError as error:
+            if isinstance(error, BrokenPipeError):
+                raise
+            where = "a layer" if error.filename is None else printable(error.filename)
+            raise OperationFailed(f"cannot read {where}", errno=error.errno or 0) from error
+
+
+def _counted(changes: Iterable[Change], counts: Counts) -> Iterator[Change]:
+    for change in changes:
+        counts.add(change)
+        yield change
+
+
+def record(change: Change) -> dict[str, object]:
+    """A change for JSON; paths as :func:`printable` shows them."""
+    return {
+        "path": printable(change.path),
+        "kind": change.kind,
+        "type": change.ftype,
+        "size": change.size,
+        "old_type": change.old_ftype,
+        "old_size": change.old_size,
+        "what": sorted(change.what),
+        "metadata_only": change.metadata_only,
+        "moved_from": None if change.moved_from is None else printable(change.moved_from),
+        "gone": change.gone,
+        "gone_bytes": change.gone_bytes,
+    }
+
+
+def plain_line(change: Change) -> str:
+    """A change for scripts: letter, type, size, what, path, and the old path of a move."""
+    deleted = change.kind == "deleted"
+    fields = [
+        LETTERS[change.kind],
+        str(change.old_ftype if deleted else change.ftype),
+        str(change.gone_bytes if deleted else change.size),
+        ",".join(sorted(change.what)) or "-",
+        printable(change.path),
+    ]
+    if change.moved_from is not None:
+        fields.append(printable(change.moved_from))
+    return "\t".join(fields)
+
+
+def _show_counts(counts: Counts, as_json: bool) -> None:
+    if not as_json:
+        click.echo(counts.line())
+        return
+    emit_json(
+        {
+            **counts.kinds,
+            "bytes_added": counts.bytes_added,
+            "bytes_deleted": counts.bytes_deleted,
+        }
+    )
+
+
+def _show_json(changes: Iterable[Change]) -> None:
+    """One array, written as it is found: a million changes take no memory."""
+    separator = "["
+    for change in changes:
+        click.echo(separator + "\n  " + json.dumps(record(change)), nl=False)
+        separator = ","
+    click.echo("[]" if separator == "[" else "\n]")
+
+
+def _show_tree(changes: Iterable[Change]) -> None:
+    """The changes below their directories, printed as they are found."""
+    shown: list[bytes] = []
+    for change in changes:
+        *above, name = change.path.split(b"/")
+        same = takewhile(lambda pair: pair[0] == pair[1], zip(shown, above, strict=False))
+        common = sum(1 for _ in same)
+        for depth in range(common, len(above)):
+            click.echo("  " * depth + "  " + click.style(printable(above[depth]) + "/", dim=True))
+        letter = LETTERS[change.kind]
+        ftype = change.old_ftype if letter == "D" else change.ftype
+        text = printable(name) + ("/" if ftype == "directory" else "")
+        shown = [*above, name]
+        click.echo(
+            click.style(letter, fg=_COLOURS[letter])
+            + " "
+            + "  " * len(above)
+            + click.style(text, fg=_COLOURS[letter])
+            + click.style(_remarks(change), dim=True)
+        )
+
+
+def _remarks(change: Change) -> str:
+    """What a person wants to know beside the name."""
+    notes = []
+    if change.ftype == "file" and change.kind != "changed":
+        notes.append(human_bytes(change.size))
+    if change.kind == "changed":
+        notes.append(", ".join(sorted(change.what)))
+        if change.size != change.old_size:
+            notes.append(f"{human_bytes(change.old_size)} → {human_bytes(change.size)}")
+    if change.kind == "replaced" and change.ftype != change.old_ftype:
+        notes.append(f"was a {change.old_ftype}")
+    if change.gone > 1:
+        notes.append(f"{change.gone} entries, {human_bytes(change.gone_bytes)} gone")
+    elif change.kind == "deleted" and change.old_ftype == "file":
+        notes.append(human_bytes(change.old_size))
+    if change.moved_from is not None:
+        notes.append(f"from {printable(change.moved_from)}")
+    if change.metadata_only:
+        notes.append("data still on the bottom")
+    return "  " + "; ".join(notes) if notes else ""
