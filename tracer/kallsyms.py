@@ -1,0 +1,105 @@
+"""Where the kernel's copyup code lies, so that a probe can see it on the stack.
+
+/proc/kallsyms names every function with its address, to callers with CAP_SYSLOG and as
+long as ``kernel.kptr_restrict`` is not 2; others read zeros.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+
+from overlay.errors import EnvironmentLacks
+
+__all__ = ["KALLSYMS", "NoAddresses", "Range", "copyup_ranges", "ranges_of"]
+
+KALLSYMS = "/proc/kallsyms"
+
+#: Everything in fs/overlayfs/copy_up.c that does the work is named so; which of them are
+#: inlined into ovl_copy_up_flags() is the compiler's choice, hence all that exist.
+#: ``.cold`` parts only report errors and are never on the stack of the work itself.
+_COPYUP = re.compile(rb"ovl_(?:copy_up|do_copy_up|maybe_copy_up|link_up)\w*(?:\.(?!cold)[\w.]+)?\Z")
+
+Range = tuple[int, int]
+
+
+class NoAddresses(EnvironmentLacks):
+    """The kernel does not show where its functions are."""
+
+
+def ranges_of(lines: Iterable[bytes]) -> list[Range]:
+    """The address ranges (start, end) of the copyup functions, merged where they touch.
+
+    ``lines`` is the text of kallsyms: ``address type name [module]``, in any order.  A
+    function ends where the next symbol of text begins.
+    """
+    starts: list[int] = []
+    text: list[int] = []
+    for line in lines:
+        fields = line.split()
+        if fields[1] not in (b"t", b"T"):
+            continue
+        address = int(fields[0], 16)
+        text.append(address)
+        if _COPYUP.match(fields[2]):
+            starts.append(address)
+    text = sorted(set(text))
+    following = dict(zip(text, [*text[1:], text[-1] + 0x4000 if text else 0], strict=True))
+    merged: list[Range] = []
+    for start in sorted(set(starts)):
+        end = following[start]
+        if merged and merged[-1][1] == start:
+            merged[-1] = (merged[-1][0], end)
+        else:
+            merged.append((start, end))
+    return merged
+
+
+def copyup_ranges(path: str = KALLSYMS) -> list[Range]:
+    """The running kernel's copyup functions.  Raises :class:`NoAddresses`."""
+    try:
+        with open(path, "rb") as file:
+            raw = file.read()
+    except OSError as error:
+        raise NoAddresses(
+            f"{path} cannot be read",
+            hint="the kernel needs CONFIG_KALLSYMS=y",
+            errno=error.errno or 0,
+        ) from error
+    near = _neighbourhood(raw)
+    found = ranges_of(near)
+    if not found:
+        raise NoAddresses(
+            "the kernel has no overlayfs copyup code",
+            hint="load the overlay module (modprobe overlay), or use a kernel that has it",
+        )
+    if found[0][0] == 0:
+        raise NoAddresses(
+            "the kernel hides its addresses",
+            hint="trace as root with CAP_SYSLOG, and set sysctl kernel.kptr_restrict to 0 or 1",
+        )
+    return found
+
+
+def _neighbourhood(raw: bytes) -> list[bytes]:
+    """The lines that can matter, out of well over 100,000: finding them must be quick.
+
+    Symbols of the kernel itself are in the order of their addresses, so those around
+    a match are enough; a module's are not, so all of the overlay module are taken.
+    """
+    lines: list[bytes] = [
+        raw[raw.rfind(b"\n", 0, found.start()) + 1 : found.end()]
+        for found in re.finditer(rb"[^\n]*\t\[overlay\]\n", raw)
+    ]
+    if lines:
+        return lines
+    for found in re.finditer(rb" ovl_(?:copy|do_copy|maybe_copy|link)_?up", raw):
+        begin = raw.rfind(b"\n", 0, found.start()) + 1
+        end = begin
+        for _ in range(8):  # aliases may share the address: look past them
+            end = raw.find(b"\n", end) + 1
+            if end == 0:
+                end = len(raw)
+                break
+        lines.extend(raw[begin:end].splitlines())
+    return lines

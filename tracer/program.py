@@ -1,0 +1,208 @@
+"""From probe source to a loaded program: offsets, features, filters, bcc.
+
+The probes (``tracer/probes/*.c``) are compiled when tracing starts, against the
+structures of the running kernel.  bcc insists on a tree of kernel headers; it gets the
+small one in ``tracer/probes/shim``, so no header package is needed.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from overlay.errors import EnvironmentLacks, NoPrivilege
+from tracer import bccload
+from tracer.btf import Btf, struct_header
+from tracer.kallsyms import Range, copyup_ranges
+
+__all__ = ["Filters", "NoBpf", "Program", "RING_BYTES", "build"]
+
+PROBES = Path(__file__).parent / "probes"
+
+#: Room for some 16,000 copyups that wait to be fetched.
+RING_BYTES = 8 << 20
+
+#: What the probes read.  All of it must exist.
+_FIELDS: dict[str, Sequence[str]] = {
+    "inode": (
+        "i_sb",
+        "i_size",
+        "i_blocks",
+        "i_nlink",
+        "i_mode",
+        "i_dentry.first",
+    ),
+    "dentry": ("d_parent", "d_inode", "d_name.name", "d_name.len", "d_u.d_alias.next"),
+    "super_block": ("s_dev", "s_magic", "s_type", "s_fs_info", "s_root", "s_instances.next"),
+    "file_system_type": ("name", "fs_supers.first"),
+    "fs_context": ("fs_type",),
+    "file": ("private_data",),
+    "files_struct": ("fdt",),
+    "fdtable": ("fd", "max_fds"),
+    "hlist_node": ("next",),
+    "ovl_fs": ("layers", "numlayer", "workdir", "creator_cred", "config.metacopy"),
+    "ovl_layer": ("mnt",),
+    "vfsmount": ("mnt_root", "mnt_sb"),
+    "cred": ("uid",),
+    "signal_struct": ("live.counter",),
+    "task_struct": ("cred", "real_cred", "files", "flags", "tgid", "pid", "signal"),
+}
+
+_REQUIRED = ("sys_exit", "writeback_mark_inode_dirty", "sched_process_exit")
+#: Used where the kernel has them: each tells more about a phase.
+_OPTIONAL = (
+    "inode_set_ctime_to_ts",
+    "ctime_ns_xchg",
+    "ctime_xchg_skip",
+    "cap_capable",
+    "ext4_sync_file_enter",
+    "ext4_sync_file_exit",
+    "f2fs_sync_file_enter",
+    "f2fs_sync_file_exit",
+    "xfs_file_fsync",
+    "xfs_reflink_remap_range",
+    "btrfs_sync_file",
+)
+
+
+class NoBpf(EnvironmentLacks):
+    """The kernel refuses to load the probes."""
+
+
+@dataclass(frozen=True)
+class Filters:
+    """What to trace: empty means everything.
+
+    ``devices`` are unions by device number (``st_dev`` of a directory in it), ``pids``
+    processes with all their descendants, ``cgroup`` a directory of the cgroup2 file
+    system, with everything below it.
+    """
+
+    devices: tuple[int, ...] = ()
+    pids: tuple[int, ...] = ()
+    cgroup: str | None = None
+
+
+@dataclass
+class Program:
+    """A loaded program and the tracepoints it is attached to."""
+
+    bpf: Any
+    attached: frozenset[str]
+
+    def detach(self) -> None:
+        self.bpf.cleanup()
+
+
+def build(filters: Filters) -> Program:
+    """Compile, load and attach the tracepoint probes.
+
+    Raises :class:`~tracer.bccload.NoBcc`, :class:`~tracer.btf.NoBtf`,
+    :class:`~tracer.kallsyms.NoAddresses` or :class:`NoBpf`, by what is missing.
+    """
+    bcc = bccload.load()
+    btf = Btf()
+    hooks = [*_REQUIRED, *(name for name in _OPTIONAL if btf.has_tracepoint(name))]
+    if filters.pids:
+        hooks.append("sched_process_fork")
+    text = _source(btf, copyup_ranges(), filters)
+    with _quiet_bcc() as messages:
+        try:
+            bpf = bcc.BPF(text=text.encode(), cflags=[f"-I{PROBES}"])
+            attached = _attach(bcc, bpf, hooks)
+        except Exception as error:  # bcc raises bare Exception for whatever fails
+            raise _refusal(error, "".join(messages)) from error
+    return Program(bpf, attached)
+
+
+def _source(btf: Btf, ranges: Sequence[Range], filters: Filters) -> str:
+    fields = dict(_FIELDS)
+    defines = {
+        "RING_PAGES": RING_BYTES // os.sysconf("SC_PAGE_SIZE"),
+        "OVL_LAYER_SIZE": btf.size("ovl_layer"),
+        "OWN_PID": os.getpid(),
+    }
+    # Kernels without task I/O accounting (CONFIG_TASK_IO_ACCOUNTING) lack it.
+    if btf.has_member("task_struct", "ioac.write_bytes"):
+        fields["task_struct"] = (*fields["task_struct"], "ioac.write_bytes")
+        defines["HAVE_IOAC"] = 1
+    if filters.devices:
+        defines["FILTER_MOUNTS"] = 1
+    if filters.pids:
+        defines["FILTER_TREE"] = 1
+    if filters.cgroup:
+        defines["FILTER_CGROUP"] = 1
+    tests = " || ".join(f"(at >= {low:#x}ULL && at < {high:#x}ULL)" for low, high in ranges)
+    return "\n".join(
+        [
+            "#include <linux/types.h>",
+            *(f"#define {name} {value}" for name, value in defines.items()),
+            struct_header(btf, fields),
+            f"static __always_inline int in_copyup_code(u64 at) {{ return {tests}; }}",
+            (PROBES / "tracepoints.c").read_text(),
+        ]
+    )
+
+
+def _attach(bcc: Any, bpf: Any, hooks: Sequence[str]) -> frozenset[str]:
+    done = set()
+    for name in hooks:
+        function = bpf.load_func(f"on_{name}", bcc.BPF.RAW_TRACEPOINT)
+        # attach_raw_tracepoint() looks the function up under its own name again.
+        try:
+            bpf.attach_raw_tracepoint(tp=name.encode(), fn_name=function.name)
+        except Exception:
+            if name in _REQUIRED:
+                raise
+            continue
+        done.add(name)
+    return frozenset(done)
+
+
+def _refusal(error: Exception, messages: str) -> EnvironmentLacks:
+    text = f"{error} {messages}"
+    if os.geteuid() != 0 and ("not permitted" in text or "Permission" in text):
+        return NoPrivilege(
+            "loading BPF programs is not permitted",
+            hint="trace as root, or with CAP_BPF, CAP_PERFMON and CAP_SYSLOG",
+        )
+    last = (messages.strip().splitlines() or [str(error)])[-1]
+    return NoBpf(
+        f"the kernel does not take the tracing probes: {error} ({last})",
+        hint="it needs BPF with ring buffers (5.8) and bpf_task_pt_regs (5.15); "
+        "`fallthru trace doctor` tries each part",
+    )
+
+
+@contextmanager
+def _quiet_bcc() -> Iterator[list[str]]:
+    """bcc's header tree, and its messages kept off the terminal.
+
+    The compiler inside libbcc writes to descriptor 2 whatever Python does.
+    """
+    messages: list[str] = []
+    before = os.environ.get("BCC_KERNEL_SOURCE")
+    os.environ["BCC_KERNEL_SOURCE"] = str(PROBES / "shim")
+    sys.stderr.flush()
+    saved = os.dup(2)
+    catcher = os.memfd_create("bcc-messages")
+    os.dup2(catcher, 2)
+    try:
+        yield messages
+    except BaseException:
+        os.lseek(catcher, 0, os.SEEK_SET)
+        messages.append(os.read(catcher, 1 << 20).decode(errors="replace"))
+        raise
+    finally:
+        os.dup2(saved, 2)
+        os.close(saved)
+        os.close(catcher)
+        if before is None:
+            del os.environ["BCC_KERNEL_SOURCE"]
+        else:
+            os.environ["BCC_KERNEL_SOURCE"] = before
