@@ -13,9 +13,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
-from overlay import guard, layerargs, refusals, syscalls
-from overlay.errors import EnvironmentLacks, MountPointBusy, UsageError
-from overlay.preflight import OpenLayers, in_user_namespace, open_layers, work_beside
+from overlay import guard, layerargs, refusals, syscalls, workdir
+from overlay.errors import MountPointBusy, UsageError
+from overlay.preflight import OpenLayers, open_layers
 from overlay.profiles import DEFAULT, profile_named
 from overlay.text import printable
 
@@ -59,7 +59,7 @@ class Overlay:
         layers = (
             ("lowerdir", ":".join(layerargs.escape(path) for path in self.bottoms)),
             ("upperdir", layerargs.escape(self.top)),
-            ("workdir", layerargs.escape(self.work or work_beside(self.top))),
+            ("workdir", layerargs.escape(self.work or workdir.beside(self.top))),
         )
         options = ["noatime"]
         options += [f"{key}={value.replace(',', chr(92) + ',')}" for key, value in layers]
@@ -84,20 +84,12 @@ def open_overlay(overlay: Overlay) -> int:
     if not overlay.bottoms:
         raise UsageError("an overlay needs a bottom", hint="name one with --bottom")
     options = overlay.effective_options()
-    family = "user" if in_user_namespace() else "trusted"
-    if family == "user":
-        if profile.reads_stubs:
-            raise EnvironmentLacks(
-                f"the {profile.name} profile cannot be used in a user namespace",
-                hint="overlayfs refuses metacopy and redirects there: use --profile document",
-            )
-        options += (("userxattr", ""),)
     try:
         fs = syscalls.fsopen("overlay")
     except OSError as error:
         raise refusals.no_overlay(error) from None
     try:
-        with open_layers(overlay.bottoms, overlay.top, overlay.work, profile, family) as layers:
+        with open_layers(overlay.bottoms, overlay.top, overlay.work, profile) as layers:
             if overlay.require_read_only:
                 for bottom in layers.bottoms:
                     guard.require_read_only(bottom.path)
@@ -118,6 +110,8 @@ def _create(fs: int, layers: OpenLayers, source: str, options: tuple[tuple[str, 
             syscalls.fsconfig_string(fs, key, value)
         else:
             syscalls.fsconfig_flag(fs, key)
+    if layers.family == "user":
+        syscalls.fsconfig_flag(fs, "userxattr")
     syscalls.fsconfig_create(fs)
     # noatime: an access must never copy a file up (L237, L347).
     return syscalls.fsmount(fs, syscalls.MOUNT_ATTR_NOATIME)
@@ -173,33 +167,33 @@ def unmount(mount_point: str, *, lazy: bool = False) -> None:
     ``lazy`` takes it out of sight now and lets it end when its last user does.
     UsageError when what is mounted there is no overlay.
     """
-    root = _overlay_root(mount_point)
+    _check_overlay(mount_point)
     flags = syscalls.UMOUNT_NOFOLLOW | (syscalls.MNT_DETACH if lazy else 0)
     try:
-        syscalls.umount2(root, flags)
+        syscalls.umount2(mount_point, flags)
     except OSError as error:
+        root = os.path.realpath(mount_point)
+        if error.errno == errno.EINVAL and root != os.path.abspath(mount_point):
+            unmount(root, lazy=lazy)  # the path was a symlink, which umount2 does not follow
+            return
         raise refusals.of_unmount(root, error) from None
 
 
-def _overlay_root(mount_point: str) -> str:
-    """The canonical path of the overlay's root, without reading a long mountinfo."""
+def _check_overlay(mount_point: str) -> None:
+    """UsageError unless what is at ``mount_point`` is an overlay; mountinfo may be long."""
     try:
-        fd = os.open(mount_point, os.O_PATH | os.O_CLOEXEC)
+        magic = syscalls.statfs_type(mount_point)
     except OSError as error:
         raise UsageError(
             f"no overlay at {printable(mount_point)}", errno=error.errno or 0
         ) from None
-    try:
-        attributes = syscalls.statx(fd, "", syscalls.AT_EMPTY_PATH).attributes
-        is_root = bool(attributes & syscalls.STATX_ATTR_MOUNT_ROOT)
-        if is_root and syscalls.fstatfs_type(fd) == OVERLAYFS_MAGIC:
-            return os.readlink(f"/proc/self/fd/{fd}")
-    finally:
-        os.close(fd)
-    what = "the mount there is another file system" if is_root else "it is not a mount point"
-    raise UsageError(
-        f"no overlay at {printable(mount_point)}: {what}", hint="`fallthru status` lists overlays"
-    )
+    if magic != OVERLAYFS_MAGIC:
+        mounted_there = os.path.ismount(mount_point)
+        what = "another file system is mounted there" if mounted_there else "not a mount point"
+        raise UsageError(
+            f"no overlay at {printable(mount_point)}: {what}",
+            hint="`fallthru status` lists the overlays",
+        )
 
 
 @contextmanager

@@ -14,20 +14,19 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
-from overlay import syscalls
+from overlay import workdir
 from overlay.errors import (
     EnvironmentLacks,
     FallthruError,
     OperationFailed,
-    Refused,
     UnreadableTop,
     UsageError,
 )
-from overlay.layer import first_fallthru_stub
+from overlay.layer import first_fallthru_stub, top_shortcomings
 from overlay.profiles import Profile
 from overlay.text import printable
 
-__all__ = ["Directory", "OpenLayers", "in_user_namespace", "open_layers", "work_beside"]
+__all__ = ["Directory", "OpenLayers", "in_user_namespace", "open_layers"]
 
 #: The initial user namespace's inode (include/linux/proc_ns.h, PROC_USER_INIT_INO).
 _INITIAL_USER_NAMESPACE = 0xEFFFFFFD
@@ -60,14 +59,9 @@ def in_user_namespace() -> bool:
     return os.stat("/proc/self/ns/user").st_ino != _INITIAL_USER_NAMESPACE
 
 
-def work_beside(top: str) -> str:
-    """Where the work directory goes when none is named: ``NAME.work`` beside the top."""
-    return top + ".work"
-
-
 @contextmanager
 def open_layers(
-    bottoms: tuple[str, ...], top: str, work: str | None, profile: Profile, family: str
+    bottoms: tuple[str, ...], top: str, work: str | None, profile: Profile
 ) -> Iterator[OpenLayers]:
     """Open and check the layers; the work directory is made where it is missing.
 
@@ -79,20 +73,20 @@ def open_layers(
     try:
         lower = tuple(_open("bottom", path, opened) for path in bottoms)
         upper = _open("top", top, opened)
-        _check_overlap([*lower, upper])
-        _check_top(upper, family)
-        work_path = _default_work(upper) if work is None else os.path.realpath(work)
+        _check_overlap(lower, upper)
+        _check_writable(upper)
+        work_path = workdir.beside(upper.path) if work is None else os.path.realpath(work)
         _check_separate(upper.path, work_path)
-        if _make_work(work_path):
+        if workdir.make(work_path):
             made = work_path
         below = _open("work directory", work_path, opened, nofollow=True)
-        _check_overlap([*lower, below])
-        _check_owner(upper, below)
-        _check_stubs(upper, below, profile, family)
+        _check_overlap(lower, below)
+        workdir.check(work_path, below.stat, upper.stat)
+        family = _check_marks(upper, below, profile)
         yield OpenLayers(lower, upper, below, family)
     except BaseException:
         if made is not None:
-            _remove_work(made)
+            workdir.take_back(made)
         raise
     finally:
         for fd in opened:
@@ -121,121 +115,97 @@ def _cannot_open(role: str, path: str, error: OSError) -> FallthruError:
     return OperationFailed(f"the {role} {shown} cannot be opened", errno=number)
 
 
-def _check_overlap(layers: list[Directory]) -> None:
+def _check_overlap(others: tuple[Directory, ...], mine: Directory) -> None:
     """No layer may be, hold or lie in another (L436: never a top and a bottom at once)."""
-    *others, last = layers
-    mine = last.path.rstrip("/") + "/"
     for other in others:
-        theirs = other.path.rstrip("/") + "/"
-        if os.path.samestat(other.stat, last.stat):
-            how = "is the same directory as"
-        elif other.stat.st_dev != last.stat.st_dev:
+        if other.stat.st_dev != mine.stat.st_dev:
             continue  # a union covers what is mounted below its layers, so it is not in them
-        elif mine.startswith(theirs):
+        if other.stat.st_ino == mine.stat.st_ino:
+            how = "is the same directory as"
+        elif _lies_in(mine.path, other.path):
             # The kernel lets this pass, but then the bottom changes with every write.
             how = "lies in"
-        elif theirs.startswith(mine):
+        elif _lies_in(other.path, mine.path):
             how = "contains"
         else:
             continue
         raise UsageError(
-            f"the {last.role} {printable(last.path)} {how} the {other.role} "
+            f"the {mine.role} {printable(mine.path)} {how} the {other.role} "
             f"{printable(other.path)}",
             hint="layers must be separate directory trees",
         )
 
 
-def _check_top(top: Directory, family: str) -> None:
-    if os.fstatvfs(top.fd).f_flag & os.ST_RDONLY:
-        raise UsageError(
-            f"the top {printable(top.path)} is on a read-only file system", errno=errno.EROFS
-        )
-    try:
-        syscalls.getxattr(top.fd, f"{family}.overlay.opaque")
-    except OSError as error:
-        if error.errno == errno.EOPNOTSUPP:
-            raise EnvironmentLacks(
-                f"the file system of the top {printable(top.path)} cannot be a top: it has no "
-                f"{family}.* extended attributes, which marks need",
-                hint="put the top on ext4, xfs, btrfs or tmpfs",
-                errno=errno.EOPNOTSUPP,
-            ) from None
-
-
-def _default_work(top: Directory) -> str:
-    attributes = syscalls.statx(top.fd, "", syscalls.AT_EMPTY_PATH).attributes
-    if attributes & syscalls.STATX_ATTR_MOUNT_ROOT:
-        raise UsageError(
-            f"the top {printable(top.path)} is the root of its file system, so no work "
-            "directory can be made beside it",
-            hint=f"use a directory in it: --top {printable(top.path.rstrip('/') + '/top')}",
-        )
-    return work_beside(top.path)
-
-
-def _make_work(path: str) -> bool:
-    try:
-        os.mkdir(path, 0o700)
-    except FileExistsError:
-        return False
-    except OSError as error:
-        raise UsageError(
-            f"the work directory {printable(path)} cannot be made",
-            hint="name one on the top's file system with --work",
-            errno=error.errno or 0,
-        ) from None
-    return True
-
-
-def _remove_work(path: str) -> None:
-    """Take a work directory of our own back; what the kernel put in it meanwhile is empty."""
-    for name in ("work/incompat", "work", "index", ""):
-        try:
-            os.rmdir(os.path.join(path, name))
-        except OSError:
-            continue  # not there, or in use after all: never force
+def _lies_in(path: str, directory: str) -> bool:
+    return path.startswith(directory if directory == "/" else directory + "/")
 
 
 def _check_separate(top: str, work: str) -> None:
-    inside_top = (work + "/").startswith(top.rstrip("/") + "/")
-    if inside_top or (top + "/").startswith(work.rstrip("/") + "/"):
+    if work == top or _lies_in(work, top) or _lies_in(top, work):
         raise UsageError(
             f"the work directory {printable(work)} and the top {printable(top)} overlap",
             hint="layers must be separate directory trees",
         )
 
 
-def _check_owner(top: Directory, work: Directory) -> None:
-    # Whoever owns the work directory decides what ends up on the top.
-    if work.stat.st_uid not in (os.geteuid(), top.stat.st_uid):
-        raise Refused(
-            f"the work directory {printable(work.path)} belongs to uid {work.stat.st_uid}",
-            hint="remove it, or name another with --work",
+def _check_writable(top: Directory) -> None:
+    if os.fstatvfs(top.fd).f_flag & os.ST_RDONLY:
+        raise UsageError(
+            f"the top {printable(top.path)} is on a read-only file system", errno=errno.EROFS
         )
 
 
-def _check_stubs(top: Directory, work: Directory, profile: Profile, family: str) -> None:
-    """Refuse a top with file fallthrus to a profile under which their data can't be read.
+#: File systems found able to be a top, by st_dev and family.  What a file system can do
+#: does not change while it is mounted; a device number used again is asked again by the
+#: kernel, which refuses or warns.
+_able: set[tuple[int, str]] = set()
 
-    The kernel would mount it and fail every access to such a file.  Whether a top may
-    hold stubs is remembered on its work directory; an unknown top is walked once.
+
+def _check_file_system(top: Directory, work: Directory, family: str) -> None:
+    known = (top.stat.st_dev, family)
+    if known in _able:
+        return
+    # Asked in the work directory: a probe that makes something must not touch the top.
+    missing = top_shortcomings(work.fd, family)
+    if missing:
+        raise EnvironmentLacks(
+            f"the file system of the top {printable(top.path)} cannot be a top: it lacks "
+            + ", ".join(missing),
+            hint="put the top on ext4, xfs, btrfs or tmpfs",
+        )
+    _able.add(known)
+
+
+def _check_marks(top: Directory, work: Directory, profile: Profile) -> str:
+    """The marks' family; refuse a file system that can't have them, or stubs unread.
+
+    The kernel would mount a top with file fallthrus under any profile, and then fail
+    every access to such a file.  Whether a top may hold them is remembered on its work
+    directory; an unknown top is walked once.
     """
-    attribute = f"{family}.fallthru.stubs"
-    try:
-        known = syscalls.getxattr(work.fd, attribute)
-    except OSError:
-        known = b""
+    family = "trusted"
+    known = workdir.recall(work.fd, family)
+    # Only the initial user namespace is shown a trusted attribute, so one that is there
+    # settles the question without a look at the namespace.
+    if known is None and in_user_namespace():
+        family = "user"
+        known = workdir.recall(work.fd, family)
+        if profile.reads_stubs:
+            raise EnvironmentLacks(
+                f"the {profile.name} profile cannot be used in a user namespace",
+                hint="overlayfs refuses metacopy and redirects there: use --profile document",
+            )
+    _check_file_system(top, work, family)
     if profile.reads_stubs:
         if known != b"maybe":
-            syscalls.setxattr(work.fd, attribute, b"maybe")
-        return
-    if known == b"no":
-        return
-    found = first_fallthru_stub(top.fd, family)
-    if found is not None:
-        raise UnreadableTop(
-            f"the top {printable(top.path)} holds a fallthru, {printable(found)}, which the "
-            f"{profile.name} profile cannot read",
-            hint="mount it with --profile fallthru",
-        )
-    syscalls.setxattr(work.fd, attribute, b"no")
+            workdir.remember(work.fd, family, b"maybe")
+    elif known != b"no":
+        found = first_fallthru_stub(top.fd, family)
+        if found is not None:
+            raise UnreadableTop(
+                f"the top {printable(top.path)} holds a fallthru, {printable(found)}, which the "
+                f"{profile.name} profile cannot read",
+                hint="mount it with --profile fallthru",
+            )
+        workdir.remember(work.fd, family, b"no")
+    return family

@@ -121,6 +121,10 @@ def of_unmount(root: str, error: OSError) -> FallthruError:
     shown = printable(root)
     if number == errno.EPERM:
         return NoPrivilege("unmounting needs privilege", hint="run as root", errno=number)
+    if number == errno.EINVAL:
+        return UsageError(
+            f"no overlay at {shown}: it lies in one", hint="`fallthru status` lists the overlays"
+        )
     if number != errno.EBUSY:
         return OperationFailed(f"{shown} cannot be unmounted", errno=number)
     inside = root.rstrip("/") + "/"

@@ -444,6 +444,13 @@ def fstatfs_type(fd: int) -> int:
     return int(buffer.f_type)
 
 
+def statfs_type(path: Path) -> int:
+    """:func:`fstatfs_type` of what ``path`` leads to."""
+    buffer = _Statfs()
+    _check(_libc.statfs(os.fsencode(path), ctypes.byref(buffer)), path)
+    return int(buffer.f_type)
+
+
 # ------------------------------------------------------------------ xattrs
 
 
