@@ -184,19 +184,29 @@ def test_the_kernel_reads_our_fallthrus_of_every_type(any_layers: Layers) -> Non
     assert not is_fallthru(marks_of(above / "file"), (above / "file").lstat(), parent_opaque=True)
 
 
-def test_a_fallthru_reads_through_in_the_users_family(layers: Layers) -> None:
-    # The kernel takes metacopy with userxattr only from data-only bottoms (6.16), so the
-    # directory is what a top of this family can let fall through: by merging.
+def test_the_kernel_reads_no_fallthru_of_the_users_family(layers: Layers) -> None:
+    """It refuses redirect_dir and metacopy with userxattr: such tops are for the engine alone."""
     (layers.bottom / "d" / "sub").mkdir(parents=True)
     (layers.bottom / "d" / "sub" / "inner").write_text("inner")
+    (layers.bottom / "d" / "file").write_text("file")
     (layers.top / "d").mkdir()
     with opened(layers.top / "d") as fd, opened(layers.work) as work:
         set_opaque(fd, USER)
-        st_sub = (layers.bottom / "d" / "sub").lstat()
-        write_fallthru(fd, b"sub", st_sub, b"/d/sub", USER, work_fd=work)
-    found = marks_of(layers.top / "d" / "sub", USER)
-    assert found == Marks(redirect=b"/d/sub")
+        for name in (b"sub", b"file"):
+            below = (layers.bottom / "d" / os.fsdecode(name)).lstat()
+            write_fallthru(fd, name, below, b"/d/" + name, USER, work_fd=work)
+    assert marks_of(layers.top / "d" / "sub", USER) == Marks(redirect=b"/d/sub")
+    assert marks_of(layers.top / "d" / "file", USER) == Marks(
+        metacopy=Metacopy(), redirect=b"/d/file"
+    )
     assert marks_of(layers.top / "d" / "sub", TRUSTED) == NO_MARKS
+    with overlay(layers.mnt, [layers.bottom], layers.top, layers.work, options(USER)):
+        assert os.listdir(layers.mnt / "d" / "sub") == []
+        with pytest.raises(PermissionError):
+            (layers.mnt / "d" / "file").read_text()
+    with pytest.raises(OSError, match="Invalid argument"):  # noqa: SIM117
+        with overlay(layers.mnt, [layers.bottom], layers.top, layers.work, options(USER, STUBS)):
+            pass
 
 
 # ------------------------------------------------- written by the kernel, read here
