@@ -21,7 +21,8 @@ from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullLocator
 
-from overlay.text import human_bytes, printable
+from analysis.units import human_time
+from overlay.text import human_bytes
 
 __all__ = [
     "GRID",
@@ -33,8 +34,6 @@ __all__ = [
     "bytes_axis",
     "empty_at",
     "figure",
-    "human_time",
-    "label",
     "linear_time_axis",
     "png",
     "size_axis",
@@ -75,6 +74,7 @@ _THEMED = {
     MUTED: f"var(--muted, {MUTED})",
     GRID: f"var(--grid, {GRID})",
     _BLUE: f"var(--blue, {_BLUE})",
+    _SKY: f"var(--sky, {_SKY})",
 }
 _RC: Any = {
     "font.family": "sans-serif",
@@ -133,40 +133,13 @@ def tidy(axes: Axes, *, grid: str = "both") -> Axes:
     return axes
 
 
-def human_time(ns: float) -> str:
-    """A duration in at most four characters and its unit: ``850 ns``, ``3.6 ms``, ``12 s``."""
-    if not math.isfinite(ns):
-        return "–"
-    for unit, scale in (("ns", 1e3), ("µs", 1e3), ("ms", 1e3), ("s", 60.0), ("min", 60.0)):
-        if abs(ns) < scale * 0.9995:
-            return f"{ns:.0f} {unit}" if unit == "ns" else f"{_digits(ns)} {unit}"
-        ns /= scale
-    return f"{_digits(ns)} h"
-
-
-def _digits(value: float) -> str:
-    if value == 0 or abs(value) >= 99.5:
-        return f"{value:.0f}"
-    text = f"{value:.1f}" if abs(value) >= 9.95 else f"{value:.2f}"
-    return text.rstrip("0").rstrip(".")
-
-
-def label(name: object, width: int = 44) -> str:
-    """A name from a trace, fit for a picture: printable, and its middle cut if it is long."""
-    text = printable(str(name))
-    if len(text) <= width:
-        return text
-    head = width // 3
-    return f"{text[:head]}…{text[head + 1 - width :]}"
-
-
 def time_axis(axes: Axes, which: str, low: float, high: float) -> None:
     """A logarithmic axis of durations (ns) over at least ``low`` to ``high``, in decades."""
     low, high = max(low, 1.0), max(high, low, 1.0)
     first, last = math.floor(math.log10(low) + 1e-9), math.ceil(math.log10(high) - 1e-9)
     last = max(last, first + 1)
     ticks = [10.0**power for power in range(first, last + 1)]
-    _log_axis(axes, which, ticks, [human_time(tick) for tick in ticks])
+    _log_axis(axes, which, ticks, [human_time(tick, trim=True) for tick in ticks])
     # Room to breathe, not a whole empty decade.
     limits = (max(10.0**first, low / 1.6), min(10.0**last, high * 1.6))
     axes.set_xlim(*limits) if which == "x" else axes.set_ylim(*limits)
@@ -209,7 +182,9 @@ def linear_time_axis(axes: Axes, which: str = "x", count: int = 4) -> None:
     """A linear axis of durations in nanoseconds, with about ``count`` ticks."""
     axis = axes.xaxis if which == "x" else axes.yaxis
     axis.set_major_locator(MaxNLocator(count))
-    axis.set_major_formatter(FuncFormatter(lambda value, _: human_time(value) if value else "0"))
+    axis.set_major_formatter(
+        FuncFormatter(lambda value, _: human_time(value, trim=True) if value else "0")
+    )
 
 
 def _size_ends(low: float, high: float) -> tuple[int, int, int]:
@@ -249,7 +224,7 @@ def svg(picture: Figure, title: str, description: str, *, key: str) -> str:
 
     ``title`` and ``description`` are what a screen reader says.  ``key`` (letters, digits,
     hyphens) must differ between the pictures of a page: identifiers start with it.
-    Colours follow the page's ``--ink``, ``--muted``, ``--grid`` and ``--blue``.
+    Colours follow the page's ``--ink``, ``--muted``, ``--grid``, ``--blue`` and ``--sky``.
     """
     out = io.BytesIO()
     with mpl.rc_context(_RC | {"svg.hashsalt": key}), warnings.catch_warnings():

@@ -1,0 +1,325 @@
+"""The report as one HTML page that needs nothing else: style and pictures are in it.
+
+Every text that comes from a trace goes through :func:`_text`: names of files, processes and
+runs are chosen by whoever was traced.  A content security policy forbids the page
+to load or run anything, should that ever fail.
+"""
+
+from __future__ import annotations
+
+import datetime
+from collections.abc import Iterator
+from html import escape
+from importlib import resources
+
+import pandas as pd
+from matplotlib.figure import Figure
+
+from analysis import plots, stats, style, tables
+from analysis.compare import compare, overlap
+from analysis.findings import findings
+from analysis.load import Run, Trace
+from analysis.panels import points_shown
+from analysis.tables import Table, duration, ratio
+from overlay import __version__
+from overlay.text import human_bytes, printable
+from tracer.schema import PHASES
+
+__all__ = ["render"]
+
+Frame = pd.DataFrame
+
+_POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:"
+
+
+def render(trace: Trace, *, top: int = 10, depth: int = 3) -> str:
+    """The whole page.  ``top`` rows in each table; directories are cut after ``depth`` names."""
+    frames = {run.name: stats.copyups(trace.run(run.name)) for run in trace.runs}
+    several = len(trace.runs) > 1
+    names = " against ".join(_text(run.name) for run in reversed(trace.runs))
+    body = [
+        f"<header><h1>What copyup cost: {names if several else _text(trace.runs[0].name)}</h1>",
+        "<p class=sub>Each file of the bottom that is changed is copied to the top first. "
+        "These are all the copies that were seen.</p>",
+        *(_navigation(trace) if several else ()),
+        *_warnings(trace),
+        '<div class="runs">',
+        *(_facts(run) for run in trace.runs),
+        "</div></header><main>",
+        *(_comparison(trace, frames, top) if several else ()),
+    ]
+    for number, run in enumerate(trace.runs):
+        every = trace.run(run.name)
+        body.extend(_run(run, frames[run.name], every, number, top, depth))
+    body.append("</main>")
+    css = resources.files(__package__).joinpath("page.css").read_text("utf-8")
+    return (
+        '<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8">\n'
+        f'<meta http-equiv="Content-Security-Policy" content="{_POLICY}">\n'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
+        f"<title>Copyup: {names}</title>\n<style>\n{css}</style></head>\n<body>\n"
+        + "\n".join(body)
+        + f"\n<footer>Written by fallthru {_text(__version__)}. Times of processes that ran "
+        "side by side add up; percentiles interpolate between the nearest copyups.</footer>\n"
+        "</body></html>\n"
+    )
+
+
+def _text(value: object) -> str:
+    """Text from a trace, fit to stand anywhere in the page."""
+    return escape(printable(str(value)), quote=True)
+
+
+def _navigation(trace: Trace) -> Iterator[str]:
+    yield '<nav><a href="#comparison">Comparison</a>'
+    for number, run in enumerate(trace.runs):
+        yield f'<a href="#run-{number}">{_text(run.name)}</a>'
+    yield "</nav>"
+
+
+def _warnings(trace: Trace) -> Iterator[str]:
+    lines = [_text(damage) for damage in trace.damage]
+    for run in trace.runs:
+        name = _text(run.name)
+        if run.metadata.lost:
+            lines.append(f"{name}: {run.metadata.lost:,} events were lost while recording.")
+        if run.metadata.unmatched:
+            lines.append(f"{name}: {run.metadata.unmatched:,} copyups were seen but not completed.")
+        if run.metadata.ended_ns is None:
+            lines.append(f"{name}: the recording has no end; it was cut off.")
+    if lines:
+        yield '<div class="warning" role="alert"><strong>Not everything is here</strong><ul>'
+        yield from (f"<li>{line}</li>" for line in lines)
+        yield "</ul></div>"
+
+
+# The runs.
+
+
+def _facts(run: Run) -> str:
+    data = run.metadata
+    facts = [
+        ("started", _moment(data.started_ns)),
+        ("lasted", _elapsed(data.ended_ns - data.started_ns) if data.ended_ns else "unknown"),
+        ("command", f"<code>{_text(' '.join(map(str, data.command)))}</code>"),
+        ("host", f"{_text(data.hostname)}, kernel {_text(data.kernel)}"),
+    ]
+    for place, mount in data.mounts.items():
+        bottoms = mount.get("bottoms")
+        below = " over ".join(map(str, bottoms)) if isinstance(bottoms, list) else "unknown"
+        facts.append(("mount", f"<code>{_text(place)}</code>"))
+        facts.append(("layers", f"{_text(mount.get('top'))} over {_text(below)}"))
+        facts.append(("options", f"<code>{_text(mount.get('options', ''))}</code>"))
+    facts.append(("traced by", f"{_text(data.backend)}, fallthru {_text(data.tool_version)}"))
+    facts.append(("spans", f"{run.spans:,}; {data.lost:,} events lost"))
+    if not data.command:
+        facts = [fact for fact in facts if fact[0] != "command"]
+    items = "".join(f"<dt>{name}</dt><dd>{value}</dd>" for name, value in facts)
+    return f'<section class="run"><h3>{_text(run.name)}</h3><dl>{items}</dl></section>'
+
+
+def _elapsed(ns: int) -> str:
+    """A duration in nanoseconds for people."""
+    return duration(pd.Timedelta(ns, unit="ns"))
+
+
+def _moment(ns: int) -> str:
+    try:
+        moment = datetime.datetime.fromtimestamp(ns // 1_000_000_000, datetime.UTC)
+    except (OverflowError, OSError, ValueError):
+        return "unknown"
+    return moment.strftime("%Y-%m-%d %H:%M:%S UTC")
+
+
+def _run(run: Run, frame: Frame, every: Frame, number: int, top: int, depth: int) -> Iterator[str]:
+    yield f'<section id="run-{number}"><h2>{_text(run.name)}</h2>'
+    yield _tiles(_key_figures(run, frame))
+    other = tables.kinds(every)
+    if other is not None:
+        yield _table(other)
+    if frame.empty:
+        yield "<p>No copyup was recorded: nothing on the bottom was changed, or the filters "
+        yield "left it out.</p></section>"
+        return
+    found = findings(frame)
+    if found:
+        yield "<h3>What stands out</h3><ul class=findings>"
+        yield from (f"<li><b>{_text(one.what)}</b><span>{_text(one.why)}</span>" for one in found)
+        yield "</ul>"
+    yield from _pictures(run, frame, number, top, depth)
+    for key, title, first in tables.GROUPINGS:
+        if key not in ("mount", "how") or frame[key].nunique() > 1:
+            yield _table(tables.by(frame, key, title, first, top=top, depth=depth))
+        if key == "size":
+            yield _table(tables.phases(frame))
+    yield _table(tables.files(frame, top=top))
+    yield "</section>"
+
+
+def _key_figures(run: Run, frame: Frame) -> list[tuple[str, str, str]]:
+    whole = stats.overview(frame)
+    lasted = run.metadata.ended_ns and run.metadata.ended_ns - run.metadata.started_ns
+    share = f", {whole['time'].value / lasted:.0%} of the run" if lasted and lasted > 0 else ""
+    lost = run.metadata.lost
+    return [
+        (f"{whole['spans']:,}", f"copyups of {whole['files']:,} files", ""),
+        (duration(whole["time"]), f"in copyup{share}", ""),
+        (human_bytes(whole["bytes"]), "copied to the top", ""),
+        (duration(whole["p50"]), "median copyup", ""),
+        (duration(whole["p99"]), "99th percentile", ""),
+        (duration(whole["max"]), "longest", ""),
+        (f"{lost:,}", "events lost", "bad" if lost else ""),
+    ]
+
+
+def _tiles(figures: list[tuple[str, str, str]]) -> str:
+    items = (
+        f'<li><b class="{kind}">{_text(value)}</b><span>{_text(what)}</span></li>'
+        for value, what, kind in figures
+    )
+    return f'<ul class="tiles">{"".join(items)}</ul>'
+
+
+def _pictures(run: Run, frame: Frame, number: int, top: int, depth: int) -> Iterator[str]:
+    told = frame[list(PHASES)].notna().any(axis=1)
+    untold = int((~told).sum())
+    left_out = f" {untold:,} copyups tell no phase and are not in it." if untold else ""
+    yield _figure(
+        plots.latency(frame),
+        "Time by file size",
+        "Each point is one copyup. Where the cloud is flat, a copyup costs the same whatever the "
+        "size: creating, syncing and linking the file. Where it rises, the bytes decide. "
+        "Points far above the cloud waited for something else." + _sampled(frame),
+        f"run-{number}-latency",
+    )
+    yield _figure(
+        plots.phase_bars(frame),
+        "Where the time goes",
+        "Left: what a copyup of that size spends its time on. Right: how much time such "
+        "copyups took in all, which is what a change can save. “Other” lies between the phases, "
+        f"or was not told.{left_out}",
+        f"run-{number}-phases",
+    )
+    yield _figure(
+        plots.distribution(frame),
+        "Distribution",
+        "How many copyups took no longer than the time below: the further left a curve, "
+        "the faster; a long flat end is a slow tail.",
+        f"run-{number}-distribution",
+    )
+    yield _figure(
+        plots.timeline(frame),
+        "Over time",
+        "Steps of equal length from the first copyup to the last. A tall stroke over a quiet "
+        "median is a single slow copyup; a median that climbs is a top that cannot keep up.",
+        f"run-{number}-timeline",
+    )
+    yield _figure(
+        plots.top_groups(frame, top, depth),
+        "Who and where",
+        "Time in copyup, number of copyups, and data copied.",
+        f"run-{number}-groups",
+    )
+    yield _figure(
+        plots.top_files(frame, top),
+        "Files",
+        "The files that cost most; the table below names who touched them.",
+        f"run-{number}-files",
+    )
+
+
+def _sampled(frame: Frame) -> str:
+    shown = points_shown(frame)
+    return f" {shown:,} of {len(frame):,} are drawn, the slowest among them." * (shown < len(frame))
+
+
+def _figure(picture: Figure, title: str, caption: str, key: str) -> str:
+    drawn = style.svg(picture, title, caption, key=key)
+    below = f"<figcaption>{escape(caption)}</figcaption>"
+    return f"<figure><h3>{escape(title)}</h3>{drawn}{below}</figure>"
+
+
+# Comparison.
+
+
+def _comparison(trace: Trace, frames: dict[str, Frame], top: int) -> Iterator[str]:
+    first, *others = trace.runs
+    before = frames[first.name]
+    yield '<section id="comparison">'
+    for run in others:
+        after = frames[run.name]
+        yield f"<h2>What {_text(run.name)} saves against {_text(first.name)}</h2>"
+        yield from _saved(before, after)
+    yield _figure(
+        plots.compare(frames),
+        "Side by side",
+        "The same scales throughout. Above, each copyup; below, all time by file size and phase: "
+        "what is shorter is what was saved.",
+        "comparison-runs",
+    )
+    for run in others:
+        after = frames[run.name]
+        if len(others) > 1:
+            yield f"<h2>{_text(run.name)} against {_text(first.name)}</h2>"
+        for key, title, column in tables.GROUPINGS[2:4]:
+            names = (first.name, run.name)
+            yield _table(tables.changes(before, after, names, key, title, column, top=top))
+    yield "</section>"
+
+
+def _saved(before: Frame, after: Frame) -> Iterator[str]:
+    row = compare(before, after).iloc[0]
+    time, moved = row["time_saved"], int(row["bytes_saved"])
+    first, second = int(row["bytes_before"]), int(row["bytes_after"])
+    less = first / second if second else float("nan")
+    times = f"time in copyup: {duration(row['time_before'])} → {duration(row['time_after'])}"
+    sizes = f"data copied: {human_bytes(first)} → {human_bytes(second)}"
+    yield _tiles(
+        [
+            (ratio(row["time_ratio"]), times, _kind(time.value)),
+            (duration(abs(time)), _words("time", time.value), _kind(time.value)),
+            (ratio(less) if second or not first else "none left", sizes, _kind(moved)),
+            (human_bytes(abs(moved)), _words("data", moved), _kind(moved)),
+            (f"{row['spans_after']:,}", f"copyups, against {row['spans_before']:,}", ""),
+        ]
+    )
+    alike = overlap(before, after)
+    yield (
+        f"<p>{alike.both:,} files were copied up in both runs, {alike.only_before:,} only in the "
+        f"first, {alike.only_after:,} only in the second."
+    )
+    if alike.share < 0.9:
+        yield "<strong>They did different work: the figures say little about the mounts.</strong>"
+    yield "</p>"
+
+
+def _words(what: str, saved: int) -> str:
+    return f"{what} saved" if saved >= 0 else f"more {what}"
+
+
+def _kind(saved: int) -> str:
+    return "good" if saved > 0 else "bad" if saved < 0 else ""
+
+
+# Tables.
+
+
+def _table(table: Table) -> str:
+    kinds = ["text" if at < table.texts else "" for at in range(len(table.columns))]
+    head = "".join(
+        f'<th scope="col" class="{kind}">{_text(name)}</th>'
+        for name, kind in zip(table.columns, kinds, strict=True)
+    )
+    rows = []
+    for row in table.rows:
+        cells = [
+            f'<td class="{kind}">{_text(cell)}</td>'
+            for cell, kind in zip(row[1:], kinds[1:], strict=True)
+        ]
+        rows.append(f'<tr><th scope="row" class="text">{_text(row[0])}</th>{"".join(cells)}</tr>')
+    paths = ' class="paths"' if table.paths else ""
+    note = f'<p class="note">{_text(table.note)}</p>' if table.note else ""
+    return (
+        f'<h3>{_text(table.title)}</h3><div class="scroll"><table{paths}><thead><tr>{head}'
+        f"</tr></thead><tbody>{''.join(rows)}</tbody></table></div>{note}"
+    )

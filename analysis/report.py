@@ -1,0 +1,152 @@
+"""A report's content as plain data, and its page on disk."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import stat
+from typing import Any
+
+import pandas as pd
+
+from analysis import stats
+from analysis.compare import compare, overlap
+from analysis.findings import findings
+from analysis.load import Run, Trace
+from overlay.errors import OperationFailed, UsageError
+from overlay.text import printable
+
+__all__ = ["as_data", "check_target", "write_atomically"]
+
+
+def as_data(trace: Trace, *, top: int, depth: int) -> dict[str, Any]:
+    """The report for machines: times in nanoseconds (keys end in ``_ns``), sizes in bytes."""
+    runs = list(trace.runs)
+    frames = {run.name: stats.copyups(trace.run(run.name)) for run in runs}
+    first = frames[runs[0].name]
+    return {
+        "runs": [_run(run, trace, frames[run.name], top, depth) for run in runs],
+        "damage": [
+            {"path": printable(one.path), "reason": printable(one.reason)} for one in trace.damage
+        ],
+        "comparisons": [
+            {
+                "before": runs[0].name,
+                "after": run.name,
+                "files": dataclasses.asdict(overlap(first, frames[run.name])),
+                **_records(compare(first, frames[run.name]))[0],
+                "by_op": _records(compare(first, frames[run.name], "op")),
+                "by_size": _records(compare(first, frames[run.name], "size")),
+            }
+            for run in runs[1:]
+        ],
+    }
+
+
+def _run(run: Run, trace: Trace, frame: pd.DataFrame, top: int, depth: int) -> dict[str, Any]:
+    every = trace.run(run.name)
+    groups = {
+        key: _records(stats.summarise(frame, key, depth=depth), None if key == "size" else top)
+        for key in ("process", "directory", "op", "size", "how", "mount")
+    }
+    return {
+        "name": run.name,
+        "path": printable(run.path),
+        "parts": run.parts,
+        "metadata": _plain(dataclasses.asdict(run.metadata)),
+        "copyups": _record(stats.overview(frame)),
+        "kinds": {str(name): int(count) for name, count in every["kind"].value_counts().items()},
+        "by": groups,
+        "phases": _records(stats.phases(frame)),
+        "top_files": _records(stats.top_files(frame, top)),
+        "findings": [dataclasses.asdict(found) for found in findings(frame)],
+    }
+
+
+def _records(frame: pd.DataFrame, most: int | None = None) -> list[dict[str, Any]]:
+    cut = frame if most is None else frame.head(most)
+    return [_record(row) for row in cut.reset_index().to_dict("records")]
+
+
+def _record(row: dict[Any, Any]) -> dict[str, Any]:
+    """One row as JSON can hold it: nulls for NaN, nanoseconds for durations."""
+    made: dict[str, Any] = {}
+    for key, value in row.items():
+        name = "group" if key == "index" else str(key)
+        if isinstance(value, pd.Timedelta):
+            made[f"{name}_ns"] = value.value
+        elif value is None or value is pd.NaT:
+            made[f"{name}_ns"] = None
+        elif isinstance(value, str):
+            made[name] = printable(value)
+        elif pd.isna(value):
+            made[name] = None
+        else:
+            made[name] = value.item() if hasattr(value, "item") else value
+    return made
+
+
+def _plain(value: Any) -> Any:
+    """Metadata with every text in it printable."""
+    if isinstance(value, dict):
+        return {printable(str(key)): _plain(one) for key, one in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(one) for one in value]
+    return printable(value) if isinstance(value, str) else value
+
+
+def check_target(path: str) -> None:
+    """Refuse a page that could not be written, before the work and not after it."""
+    directory = os.path.dirname(os.path.realpath(path))
+    if not os.path.isdir(directory):
+        raise UsageError(
+            f"no such directory: {printable(directory)}", hint="make it, or name another page"
+        )
+    try:
+        mode = os.stat(path).st_mode
+    except FileNotFoundError:
+        return
+    if not stat.S_ISREG(mode):
+        raise UsageError(f"{printable(path)} is not a regular file", hint="name another page")
+
+
+def write_atomically(path: str, content: str) -> None:
+    """Write ``content`` so that ``path`` has all of it or is as it was, also after a crash.
+
+    Raises :class:`OperationFailed`; nothing is left behind then.
+    """
+    target = os.path.realpath(path)
+    directory = os.path.dirname(target)
+    aside = os.path.join(directory, f".fallthru-{os.getpid()}.html")
+    try:
+        handle = os.open(aside, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
+    except OSError as error:
+        raise _failed(path, error) from error
+    try:
+        with open(handle, "w", encoding="utf-8") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        os.rename(aside, target)
+        _sync_directory(directory)
+    except OSError as error:
+        raise _failed(path, error) from error
+    finally:
+        if os.path.lexists(aside):
+            os.unlink(aside)
+
+
+def _sync_directory(directory: str) -> None:
+    handle = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def _failed(path: str, error: OSError) -> OperationFailed:
+    return OperationFailed(
+        f"cannot write {printable(path)}",
+        hint="name a page where you may write, on a file system with room",
+        errno=error.errno or 0,
+    )

@@ -1,0 +1,186 @@
+"""The report's tables as text: made once, shown by the terminal and by the page alike."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import pandas as pd
+
+from analysis import stats
+from analysis.compare import compare
+from analysis.units import human_time, label
+from overlay.text import human_bytes, printable
+
+__all__ = ["GROUPINGS", "Table", "by", "changes", "duration", "files", "kinds", "phases", "ratio"]
+
+Frame = pd.DataFrame
+
+#: The groupings that every report shows: key, the table's title, its first column.
+GROUPINGS = (
+    ("process", "By process", "process"),
+    ("directory", "By directory", "directory"),
+    ("op", "By system call", "system call"),
+    ("size", "By file size", "file size"),
+    ("how", "By what was copied", "how"),
+    ("mount", "By mount", "mount point"),
+)
+
+
+@dataclass(frozen=True)
+class Table:
+    """Rows of text under ``columns``; the first ``texts`` columns are text, the rest figures.
+
+    Cells are printable but not escaped for HTML.  ``note`` says what is left out;
+    ``paths`` that the first column holds paths.
+    """
+
+    title: str
+    columns: tuple[str, ...]
+    rows: tuple[tuple[str, ...], ...]
+    note: str = ""
+    texts: int = 1
+    paths: bool = False
+
+
+def duration(value: Any) -> str:
+    """A Timedelta for people; a dash for NaT."""
+    return "–" if value is pd.NaT or value is None else human_time(value.value)
+
+
+def ratio(value: float) -> str:
+    """``before / after`` in words: ``1.8× less``, ``1.3× more``, ``same``."""
+    if math.isnan(value):
+        return "–"
+    if value == 0:
+        return "new"
+    if 0.995 < value < 1.005:
+        return "same"
+    factor = value if value > 1 else 1 / value
+    text = f"{factor:,.0f}" if factor >= 9.95 else f"{factor:.1f}"
+    if text == "1.0":
+        text = f"{factor:.2f}"
+    return f"{text}× {'less' if value > 1 else 'more'}"
+
+
+def _share(value: float) -> str:
+    return "–" if pd.isna(value) else f"{value:.1%}"
+
+
+def _name(value: Any) -> str:
+    return "(unknown)" if pd.isna(value) else printable(str(value))
+
+
+def by(frame: Frame, key: str, title: str, first: str, *, top: int, depth: int) -> Table:
+    """One grouping of :func:`stats.summarise`: ``top`` rows, and one for the rest."""
+    found = stats.summarise(frame, key, depth=depth)
+    cut = found if key == "size" else found.head(top)
+    rest = found.iloc[len(cut) :]
+    rows = _named_cells(cut)
+    if len(rest):
+        figures = [f"{rest['spans'].sum():,}", duration(pd.Timedelta(rest["time"].sum()))]
+        figures += [_share(rest["share"].sum()), human_bytes(rest["bytes"].sum())]
+        rows.append((f"… {len(rest):,} more", *figures, "", "", "", duration(rest["max"].max())))
+    columns = (first, "copyups", "time", "share", "data", "p50", "p90", "p99", "longest")
+    paths = key in ("directory", "mount")
+    return Table(title, columns, tuple(rows), _untold(found), paths=paths)
+
+
+def _rows(frame: Frame) -> list[dict[str, Any]]:
+    return [{str(key): value for key, value in row.items()} for row in frame.to_dict("records")]
+
+
+def _named_cells(found: Frame) -> list[tuple[str, ...]]:
+    named = zip(found.index, _rows(found), strict=True)
+    return [(_name(name), *_cells(row)) for name, row in named]
+
+
+def _cells(row: dict[str, Any]) -> tuple[str, ...]:
+    times = (duration(row[name]) for name in (*stats.PERCENTILES, "max"))
+    return (
+        f"{row['spans']:,}",
+        duration(row["time"]),
+        _share(row["share"]),
+        human_bytes(row["bytes"]),
+        *times,
+    )
+
+
+def _untold(found: Frame) -> str:
+    untold = int(found["untold"].sum())
+    return f"{untold:,} copyups do not tell their bytes and count none." if untold else ""
+
+
+def kinds(frame: Frame) -> Table | None:
+    """What else was traced; None when there are only copyups."""
+    found = stats.summarise(frame, "kind")
+    if set(found.index) <= {"copyup"}:
+        return None
+    rows = _named_cells(found)
+    columns = ("kind", "spans", "time", "share", "data", "p50", "p90", "p99", "longest")
+    return Table("All that was traced", columns, tuple(rows))
+
+
+def phases(frame: Frame) -> Table:
+    """The phases of copyups; spans that do not tell a phase are left out of its row."""
+    found = stats.phases(frame)
+    rows = []
+    for name, row in zip(found.index, _rows(found), strict=True):
+        times = [duration(row[one]) for one in ("p50", "p90", "p99", "max")]
+        share = _share(row["share"])
+        rows.append((_name(name), f"{row['happened']:,}", duration(row["time"]), share, *times))
+    unknown = {str(name): int(count) for name, count in found["unknown"].items() if count}
+    unknown.pop("other", None)
+    told = ", ".join(f"{name} by {count:,}" for name, count in unknown.items())
+    note = f"Not told, and not counted: {told} of {len(frame):,} copyups." if told else ""
+    columns = ("phase", "copyups", "time", "share", "p50", "p90", "p99", "longest")
+    return Table("By phase", columns, tuple(rows), note)
+
+
+def files(frame: Frame, *, top: int) -> Table:
+    """The files on which most time went."""
+    found = stats.top_files(frame, top)
+    rows = tuple(
+        (
+            label(name, 90),
+            _name(row["process"]),
+            _name(row["op"]),
+            f"{row['spans']:,}",
+            duration(row["time"]),
+            human_bytes(row["bytes"]),
+            human_bytes(row["size"]),
+        )
+        for name, row in zip(found.index, _rows(found), strict=True)
+    )
+    nameless = int(frame["path"].isna().sum())
+    note = f"{nameless:,} copyups have no path and are not here." if nameless else ""
+    columns = ("file", "process", "system call", "copyups", "time", "data", "file size")
+    return Table("Files with most time", columns, rows, note, texts=3, paths=True)
+
+
+def changes(
+    before: Frame, after: Frame, names: Sequence[str], key: str, title: str, first: str, *, top: int
+) -> Table:
+    """What the run ``names[1]`` costs against ``names[0]``, by one grouping."""
+    found = compare(before, after, key)
+    cut = found if key == "size" else found.head(top)
+    rows = tuple(
+        (
+            _name(name),
+            f"{row['spans_before']:,}",
+            f"{row['spans_after']:,}",
+            duration(row["time_before"]),
+            duration(row["time_after"]),
+            ratio(row["time_ratio"]),
+            human_bytes(row["bytes_before"]),
+            human_bytes(row["bytes_after"]),
+        )
+        for name, row in zip(cut.index, _rows(cut), strict=True)
+    )
+    one, two = (printable(name) for name in names)
+    columns = (first, *(f"{what}, {run}" for what in ("copyups", "time") for run in (one, two)))
+    columns = (*columns, "change", f"data, {one}", f"data, {two}")
+    more = len(found) - len(cut)
+    return Table(title, columns, rows, f"… and {more:,} more." if more else "")

@@ -1,0 +1,124 @@
+"""The report on a terminal: rich tables for people, aligned plain text for pipes."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+
+import click
+import pandas as pd
+
+from analysis import stats, tables
+from analysis.compare import compare, overlap
+from analysis.findings import findings
+from analysis.load import Run, Trace
+from analysis.tables import Table, duration, ratio
+from overlay.text import human_bytes, printable
+
+__all__ = ["comparison_line", "show"]
+
+
+def show(trace: Trace, *, top: int, depth: int) -> None:
+    """Print each run's key figures, what stands out, and its tables; then comparisons."""
+    for run in trace.runs:
+        frame = stats.copyups(trace.run(run.name))
+        _heading(run, frame)
+        for found in findings(frame):
+            click.echo(f"  • {found.what}")
+        for table in _tables(trace.run(run.name), frame, top, depth):
+            _print(table)
+    first, *others = trace.runs
+    before = stats.copyups(trace.run(first.name))
+    for run in others:
+        after = stats.copyups(trace.run(run.name))
+        click.echo()
+        click.echo(comparison_line(first, run, before, after))
+        names = (first.name, run.name)
+        _print(tables.changes(before, after, names, "op", "By system call", "system call", top=top))
+
+
+def comparison_line(first: Run, second: Run, before: pd.DataFrame, after: pd.DataFrame) -> str:
+    """One sentence: what the second run saves, and whether it did the same work."""
+    row = compare(before, after).iloc[0]
+    alike = overlap(before, after)
+    return (
+        f"{printable(second.name)} against {printable(first.name)}: "
+        f"time {duration(row['time_before'])} → {duration(row['time_after'])}"
+        f" ({ratio(row['time_ratio'])}), "
+        f"data {human_bytes(row['bytes_before'])} → {human_bytes(row['bytes_after'])}, "
+        f"{alike.both:,} files in both, {alike.only_before:,} and {alike.only_after:,} in one only"
+    )
+
+
+def _heading(run: Run, frame: pd.DataFrame) -> None:
+    whole = stats.overview(frame)
+    click.echo()
+    click.secho(printable(run.name), bold=True)
+    click.echo(
+        f"  {whole['spans']:,} copyups of {whole['files']:,} files by {whole['processes']:,}"
+        f" processes: {duration(whole['time'])}, {human_bytes(whole['bytes'])} copied"
+    )
+    if whole["spans"]:
+        marks = ", ".join(f"{name} {duration(whole[name])}" for name in stats.PERCENTILES)
+        click.echo(f"  {marks}, longest {duration(whole['max'])}")
+    if run.metadata.lost or run.metadata.unmatched:
+        click.secho(
+            f"  incomplete: {run.metadata.lost:,} events lost,"
+            f" {run.metadata.unmatched:,} copyups given up",
+            fg="red",
+        )
+
+
+def _tables(every: pd.DataFrame, frame: pd.DataFrame, top: int, depth: int) -> Iterator[Table]:
+    other = tables.kinds(every)
+    if other is not None:
+        yield other
+    if frame.empty:
+        return
+    for key, title, first in tables.GROUPINGS:
+        if key in ("mount", "how") and frame[key].nunique() < 2:
+            continue
+        yield tables.by(frame, key, title, first, top=top, depth=depth)
+    yield tables.phases(frame)
+    yield tables.files(frame, top=top)
+
+
+def _print(table: Table) -> None:
+    click.echo()
+    if sys.stdout.isatty():
+        _rich(table)
+    else:
+        click.echo(f"{table.title}:")
+        for line in _plain(table):
+            click.echo(line)
+    if table.note:
+        click.echo(f"  {table.note}")
+
+
+def _plain(table: Table) -> Iterator[str]:
+    """Columns two blanks apart; figures to the right; nothing cut, nothing wrapped."""
+    every = (table.columns, *table.rows)
+    widths = [max(len(row[at]) for row in every) for at in range(len(table.columns))]
+    for row in every:
+        cells = (
+            cell.ljust(width) if at < table.texts else cell.rjust(width)
+            for at, (cell, width) in enumerate(zip(row, widths, strict=True))
+        )
+        yield f"  {'  '.join(cells)}".rstrip()
+
+
+def _rich(table: Table) -> None:
+    from rich import box
+    from rich.console import Console
+    from rich.table import Table as RichTable
+    from rich.text import Text
+
+    made = RichTable(title=table.title, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
+    for at, name in enumerate(table.columns):
+        text = at < table.texts
+        made.add_column(
+            Text(name), justify="left" if text else "right", no_wrap=True, overflow="ellipsis"
+        )
+    for row in table.rows:
+        made.add_row(*(Text(cell) for cell in row))  # Text: "[red]" in a name is no markup
+    Console().print(made)
