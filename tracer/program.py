@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -53,21 +53,28 @@ _FIELDS: dict[str, Sequence[str]] = {
     "task_struct": ("cred", "real_cred", "files", "flags", "tgid", "pid", "signal"),
 }
 
-_REQUIRED = ("sys_exit", "writeback_mark_inode_dirty", "sched_process_exit")
+#: Tracepoint → function in the probes.  Arguments that matter stand at the same place
+#: in all that share a function, so each is compiled and verified once.
+_REQUIRED = {
+    "writeback_mark_inode_dirty": "dirty",
+    "sys_exit": "sys_exit",
+    "sched_process_exit": "sched_process_exit",
+}
 #: Used where the kernel has them: each tells more about a phase.
-_OPTIONAL = (
-    "inode_set_ctime_to_ts",
-    "ctime_ns_xchg",
-    "ctime_xchg_skip",
-    "cap_capable",
-    "ext4_sync_file_enter",
-    "ext4_sync_file_exit",
-    "f2fs_sync_file_enter",
-    "f2fs_sync_file_exit",
-    "xfs_file_fsync",
-    "xfs_reflink_remap_range",
-    "btrfs_sync_file",
-)
+_OPTIONAL = {
+    "inode_set_ctime_to_ts": "ctime",
+    "ctime_ns_xchg": "ctime",
+    "ctime_xchg_skip": "ctime",
+    "cap_capable": "cap_capable",
+    "ext4_sync_file_enter": "sync_enter",
+    "ext4_sync_file_exit": "sync_exit",
+    "f2fs_sync_file_enter": "sync_enter",
+    "f2fs_sync_file_exit": "sync_exit",
+    "xfs_file_fsync": "sync_enter",
+    "xfs_reflink_remap_range": "clone",
+    "btrfs_sync_file": "sync_enter",
+}
+_FORK = {"sched_process_fork": "sched_process_fork"}
 
 
 class NoBpf(EnvironmentLacks):
@@ -107,9 +114,9 @@ def build(filters: Filters) -> Program:
     """
     bcc = bccload.load()
     btf = Btf()
-    hooks = [*_REQUIRED, *(name for name in _OPTIONAL if btf.has_tracepoint(name))]
+    hooks = _REQUIRED | {tp: name for tp, name in _OPTIONAL.items() if btf.has_tracepoint(tp)}
     if filters.pids:
-        hooks.append("sched_process_fork")
+        hooks |= _FORK
     text = _source(btf, copyup_ranges(), filters)
     with _quiet_bcc() as messages:
         try:
@@ -149,18 +156,17 @@ def _source(btf: Btf, ranges: Sequence[Range], filters: Filters) -> str:
     )
 
 
-def _attach(bcc: Any, bpf: Any, hooks: Sequence[str]) -> frozenset[str]:
+def _attach(bcc: Any, bpf: Any, hooks: Mapping[str, str]) -> frozenset[str]:
     done = set()
-    for name in hooks:
-        function = bpf.load_func(f"on_{name}", bcc.BPF.RAW_TRACEPOINT)
-        # attach_raw_tracepoint() looks the function up under its own name again.
+    for tracepoint, name in hooks.items():
+        bpf.load_func(f"on_{name}", bcc.BPF.RAW_TRACEPOINT)  # bcc loads each function once
         try:
-            bpf.attach_raw_tracepoint(tp=name.encode(), fn_name=function.name)
+            bpf.attach_raw_tracepoint(tp=tracepoint.encode(), fn_name=f"on_{name}".encode())
         except Exception:
-            if name in _REQUIRED:
+            if tracepoint in _REQUIRED:
                 raise
             continue
-        done.add(name)
+        done.add(tracepoint)
     return frozenset(done)
 
 

@@ -73,8 +73,8 @@ _MOUNT = np.dtype(
         ("pid", "u4"),
         ("layers", "u4"),
         ("pad", "u4"),
-        ("names", "S16", 15),
-        ("rest", "V240"),
+        ("names", "S16", 8),
+        ("rest", "V352"),
     ]
 )
 _FTYPES = {

@@ -99,7 +99,7 @@ struct path_record {
     char path[CHUNK_BYTES];
 };
 
-#define LAYER_NAMES 15
+#define LAYER_NAMES 8
 struct mount_record {
     u32 kind;
     u32 mount;

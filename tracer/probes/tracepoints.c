@@ -29,7 +29,7 @@
 #define MAX_ALIASES 6
 #define MAX_DEPTH 128
 #define MAX_NAMES 4096
-#define MAX_WALK 128
+#define MAX_WALK 24
 /* The compiler knows the offset's range and drops the mask; the verifier does not. */
 #define BOUND(OFF)                                                                               \
     do {                                                                                         \
@@ -110,8 +110,7 @@ static __always_inline void announce(struct mount *m)
     r->layers = READ(ovl_fs, m->ofs, numlayer);
     r->pad = 0;
     u64 layers = READ(ovl_fs, m->ofs, layers);
-#pragma unroll
-    for (int i = 0; i < LAYER_NAMES; i++) {
+    for (u32 i = 0; i < LAYER_NAMES; i++) {
         r->names[i][0] = 0;
         if (i < r->layers) {
             u64 mnt = READ(ovl_layer, layers + i * OVL_LAYER_SIZE, mnt);
@@ -503,10 +502,9 @@ static __always_inline int changed(void *ctx, u64 inode, int dirty)
 
 #define HOOK(NAME) int on_##NAME(struct bpf_raw_tracepoint_args *ctx)
 
-HOOK(writeback_mark_inode_dirty) { return changed(ctx, ctx->args[0], 1); }
-HOOK(inode_set_ctime_to_ts) { return changed(ctx, ctx->args[0], 0); }
-HOOK(ctime_ns_xchg) { return changed(ctx, ctx->args[0], 0); }
-HOOK(ctime_xchg_skip) { return changed(ctx, ctx->args[0], 0); }
+HOOK(dirty) { return changed(ctx, ctx->args[0], 1); }
+/* inode_set_ctime_to_ts, ctime_ns_xchg, ctime_xchg_skip */
+HOOK(ctime) { return changed(ctx, ctx->args[0], 0); }
 
 /* The work directory has mode 0: making something in it takes a capability, asked for as
  * the first step. */
@@ -524,7 +522,7 @@ HOOK(cap_capable)
     return 0;
 }
 
-static __always_inline int sync_begins(void)
+HOOK(sync_enter)
 {
     u32 tid = thread();
     struct span *s = spans.lookup(&tid);
@@ -536,7 +534,7 @@ static __always_inline int sync_begins(void)
     return 0;
 }
 
-static __always_inline int sync_ended(void)
+HOOK(sync_exit)
 {
     u32 tid = thread();
     struct span *s = spans.lookup(&tid);
@@ -545,14 +543,7 @@ static __always_inline int sync_ended(void)
     return 0;
 }
 
-HOOK(ext4_sync_file_enter) { return sync_begins(); }
-HOOK(ext4_sync_file_exit) { return sync_ended(); }
-HOOK(f2fs_sync_file_enter) { return sync_begins(); }
-HOOK(f2fs_sync_file_exit) { return sync_ended(); }
-HOOK(xfs_file_fsync) { return sync_begins(); }
-HOOK(btrfs_sync_file) { return sync_begins(); }
-
-HOOK(xfs_reflink_remap_range)
+HOOK(clone)
 {
     u32 tid = thread();
     struct span *s = spans.lookup(&tid);
@@ -568,13 +559,11 @@ HOOK(sys_exit)
     u32 nr = SYSCALL_NR(regs);
     u64 ids = bpf_get_current_pid_tgid();
     u32 tid = (u32)ids;
-    if (nr == NR_FSCONFIG || nr == NR_MOUNT) {
-        if (ret >= 0)
-            walk(0);
-    } else if (nr == NR_FSOPEN && ids >> 32 == OWN_PID) {
+    int asked = nr == NR_FSOPEN && ids >> 32 == OWN_PID;
+    if (asked)
         learn_type(ret);
-        walk(1);
-    }
+    if (asked || nr == NR_FSCONFIG || nr == NR_MOUNT)
+        walk(asked);
     struct span *s = spans.lookup(&tid);
     if (!s)
         return 0;
@@ -583,24 +572,25 @@ HOOK(sys_exit)
     struct mount *m = mounts.lookup(&cred);
     u64 end = s->rec.end;
     s->rec.ret = (s32)ret;
-    if (s->rec.flags & F_DATA_ONLY) {
-        if (m && finish(s, m, 0, end, task))
-            send(s);
-        else
-            count(ST_UNMATCHED);
-    } else if (s->rec.flags & F_DONE) {
-        send(s);
-    } else if (m && finish(s, m, 0, bpf_ktime_get_ns(), task)) {
-        s->rec.flags |= F_LATE;
-        send(s);
-    } else if (ret < 0) {
-        s->rec.flags |= F_NO_PATH;
-        s->rec.end = bpf_ktime_get_ns();
-        measure(s, task);
-        send(s);
-    } else {
-        count(ST_UNMATCHED);
+    int whole = s->rec.flags & F_DONE && !(s->rec.flags & F_DATA_ONLY);
+    if (!whole) {
+        int data_only = s->rec.flags & F_DATA_ONLY;
+        u64 now = bpf_ktime_get_ns();
+        if (m && finish(s, m, 0, data_only ? end : now, task)) {
+            if (!data_only)
+                s->rec.flags |= F_LATE;
+            whole = 1;
+        } else if (ret < 0 && !data_only) {
+            s->rec.flags |= F_NO_PATH;
+            s->rec.end = now;
+            measure(s, task);
+            whole = 1;
+        }
     }
+    if (whole)
+        send(s);
+    else
+        count(ST_UNMATCHED);
     spans.delete(&tid);
     return 0;
 }
