@@ -79,7 +79,7 @@ def report_error(error: FallthruError) -> None:
 def main() -> None:
     """Run the command; the one place where errors become messages and exit codes."""
     try:
-        code = command.main(standalone_mode=False)
+        code = command.main(prog_name="fallthru", standalone_mode=False)
     except FallthruError as error:
         report_error(error)
         code = error.exit_code

@@ -1,0 +1,121 @@
+"""The command as a whole: help, start-up, errors, completion, doctor."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+from overlay.cli import SUBCOMMANDS
+from tests.running import REPOSITORY, fallthru, in_child
+
+#: What takes longest to import; only the subcommands that need one may.
+HEAVY = {"pandas", "numpy", "matplotlib", "pyarrow", "bcc", "rich", "pyroute2"}
+
+
+def imported_by(*arguments: str) -> set[str]:
+    code = (
+        "import sys; from overlay.cli import command\n"
+        f"command.main({list(arguments)!r}, standalone_mode=False)\n"
+        "print('\\n' + ' '.join(sorted({name.partition('.')[0] for name in sys.modules})))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=REPOSITORY, capture_output=True, text=True, check=True
+    )
+    return set(done.stdout.splitlines()[-1].split())
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["status"]], ids=" ".join)
+def test_starting_the_command_imports_nothing_heavy(arguments: list[str]) -> None:
+    assert not imported_by(*arguments) & HEAVY
+
+
+@pytest.mark.parametrize("name", SUBCOMMANDS)
+def test_every_subcommand_has_help_with_an_example(name: str) -> None:
+    done = fallthru(name, "-h")
+    assert done.returncode == 0, done.stderr
+    assert f"fallthru {name}" in done.stdout
+
+
+@pytest.mark.parametrize("name", SUBCOMMANDS)
+def test_help_of_a_subcommand_imports_nothing_heavy(name: str) -> None:
+    code = (
+        "import sys; from overlay.cli import command\n"
+        "try: command.main([sys.argv[1], '--help'])\n"
+        "except SystemExit: pass\n"
+        "print(*sorted({name.partition('.')[0] for name in sys.modules}))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, name],
+        cwd=REPOSITORY,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert not set(done.stdout.splitlines()[-1].split()) & HEAVY
+
+
+def test_an_unknown_subcommand_is_usage() -> None:
+    done = fallthru("frobnicate")
+    assert done.returncode == 2
+    assert "frobnicate" in done.stderr
+
+
+def test_version() -> None:
+    assert fallthru("--version").stdout.startswith("fallthru, version ")
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+def test_completion_is_a_script_for_the_command(shell: str) -> None:
+    done = fallthru("completion", shell)
+    assert done.returncode == 0
+    assert "_FALLTHRU_COMPLETE" in done.stdout
+
+
+def test_completion_completes_subcommands() -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "overlay"],
+        cwd=REPOSITORY,
+        capture_output=True,
+        text=True,
+        check=False,
+        env={"_FALLTHRU_COMPLETE": "bash_complete", "COMP_WORDS": "fallthru st", "COMP_CWORD": "1"},
+    )
+    assert "status" in done.stdout
+
+
+def test_a_reader_that_leaves_is_no_error() -> None:
+    done = subprocess.run(
+        f"{sys.executable} -m overlay spec list --json | head -c 1",
+        shell=True,
+        cwd=REPOSITORY,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (done.stdout, done.stderr) == ("[", "")
+
+
+def test_doctor_tells_what_works_here(root: None) -> None:
+    done = fallthru("doctor", "--json")
+    checks = {check["name"]: check for check in json.loads(done.stdout)}
+    assert done.returncode == 0, done.stdout
+    assert checks["overlayfs"]["ok"]
+    assert checks["profile document on /dev/shm"]["ok"]
+    for check in checks.values():
+        assert check["ok"] or check["remedy"], f"{check['name']} fails without saying what to do"
+
+
+def test_doctor_as_an_ordinary_user_says_what_is_required() -> None:
+    def doctor() -> str:
+        import os
+
+        os.setresuid(65534, 65534, 65534)
+        done = fallthru("doctor")
+        return f"{done.returncode} {done.stdout}"
+
+    said = in_child(doctor)
+    assert said.startswith("1 ")
+    assert "FAIL  privilege: uid 65534" in said
