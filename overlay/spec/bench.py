@@ -1,0 +1,308 @@
+"""A fresh small union for one clause: layers to fill, a mount, and ways to look at it.
+
+A check fills ``bottom`` and ``top`` as ordinary directories, calls :meth:`Bench.mount`,
+does what the clause is about under ``mnt``, and yields observations.  The marks on the
+top are looked at while it is mounted (looking changes nothing) and right after the
+operation, because a mark is part of the operation, not something for unmount to catch up
+on; clauses about what is *kept* call :meth:`Bench.remount` first.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+from overlay import syscalls
+from overlay.errors import FallthruError
+from overlay.spec.fingerprint import Entry, differences, fingerprint
+from overlay.spec.observe import Observation, attempt, errno_name, shown, top_entry
+from overlay.spec.targets import Target
+
+__all__ = ["LAYER_MTIME_NS", "Bench", "Lacks", "Places"]
+
+#: Files of a layer are this old, so that a copy with the wrong time shows.
+LAYER_MTIME_NS = 1_234_567_890_123_456_789
+
+
+class Lacks(Exception):
+    """A check cannot be made here: the text says what is missing.  Never a pass."""
+
+
+@dataclass(frozen=True, slots=True)
+class Places:
+    """Empty directories for one clause: where its bottom, its top and its mounts go."""
+
+    bottom: Path
+    top: Path
+    mounts: Path
+
+
+class Bench:
+    """One union: ``bottom``, ``top`` and ``work`` directories and the mount point ``mnt``."""
+
+    def __init__(self, target: Target, features: frozenset[str], places: Places) -> None:
+        self.target = target
+        self.features = features
+        self.bottom = places.bottom / "bottom"
+        self.top = places.top / "top"
+        self.work = places.top / "top.work"
+        self.mnt = places.mounts / "mnt"
+        self._places = places
+        self._mounted: list[Path] = []
+        self._covered: list[Path] = []
+        self._before: dict[str, Entry] | None = None
+        #: The bottom compared with what it was, once closed; None if nothing was mounted.
+        self.untouched: Observation | None = None
+        for directory in (self.bottom, self.top, self.work, self.mnt):
+            directory.mkdir()
+
+    # ------------------------------------------------------------ filling the layers
+
+    def file(
+        self,
+        name: str,
+        content: bytes = b"bottom\n",
+        *,
+        mode: int = 0o644,
+        owner: tuple[int, int] = (0, 0),
+        on: Path | None = None,
+    ) -> Path:
+        """A regular file on the bottom (or ``on`` another layer), its parents made."""
+        path = (on or self.bottom) / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(content)
+        os.chown(path, *owner)
+        os.chmod(path, mode)
+        os.utime(path, ns=(LAYER_MTIME_NS, LAYER_MTIME_NS))
+        return path
+
+    def directory(self, name: str, *, mode: int = 0o755, on: Path | None = None) -> Path:
+        """A directory on the bottom (or ``on`` another layer)."""
+        path = (on or self.bottom) / name
+        path.mkdir(parents=True)
+        path.chmod(mode)
+        return path
+
+    def plants_marks(self) -> None:
+        """For checks that write marks onto the top by themselves: Lacks if unknown how."""
+        if not self.features & {"overlayfs", "fuse.fuse-overlayfs"}:
+            raise Lacks("a known on-disk format of marks on the top")
+
+    def whiteout(self, name: str) -> None:
+        """A whiteout on the top, as overlayfs writes it."""
+        (self.top / name).parent.mkdir(parents=True, exist_ok=True)
+        os.mknod(self.top / name, stat.S_IFCHR, 0)
+
+    def opaque(self, name: str) -> None:
+        """The directory ``name`` on the top, marked opaque."""
+        (self.top / name).mkdir(parents=True, exist_ok=True)
+        self._mark(self.top / name, "opaque", b"y")
+
+    def fallthru(self, name: str) -> None:
+        """A fallthru on the top to the bottom's ``name``, as directory copyup would leave it."""
+        source, path = self.bottom / name, self.top / name
+        if source.is_dir():
+            path.mkdir(exist_ok=True)
+        else:
+            path.write_bytes(b"")
+            os.truncate(path, source.stat().st_size)
+            self._mark(path, "metacopy", b"")
+        self._mark(path, "redirect", b"/" + os.fsencode(name))
+        status = source.stat()
+        os.chown(path, status.st_uid, status.st_gid)
+        os.chmod(path, stat.S_IMODE(status.st_mode))
+        os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
+
+    def _mark(self, path: Path, mark: str, value: bytes) -> None:
+        family = "user" if "userxattr" in self.features else "trusted"
+        os.setxattr(path, f"{family}.overlay.{mark}", value)
+
+    def user_xattr(self, path: Path, name: str, value: bytes) -> None:
+        """Set an xattr on a file of a layer; Lacks if its file system has none."""
+        try:
+            os.setxattr(path, name, value)
+        except OSError as error:
+            raise Lacks(f"user xattrs on the layers ({error.strerror})") from None
+
+    def limit_top(self, size: int) -> None:
+        """Move the still empty top to a tmpfs that holds only ``size`` bytes."""
+        home = self._places.top / "small"
+        home.mkdir()
+        fs = syscalls.fsopen("tmpfs")
+        try:
+            syscalls.fsconfig_string(fs, "size", str(size))
+            syscalls.fsconfig_create(fs)
+            self._attach(syscalls.fsmount(fs), home)
+        finally:
+            os.close(fs)
+        self.top, self.work = home / "top", home / "top.work"
+        self.top.mkdir()
+        self.work.mkdir()
+
+    def cover(self, directory: Path, *, read_only: bool) -> None:
+        """Bind ``directory`` over itself, to make a mount of it (a read-only one)."""
+        tree = syscalls.open_tree(syscalls.AT_FDCWD, directory, syscalls.OPEN_TREE_CLONE)
+        if read_only:
+            syscalls.mount_setattr(
+                tree, "", syscalls.AT_EMPTY_PATH, attr_set=syscalls.MOUNT_ATTR_RDONLY
+            )
+        self._attach(tree, directory)
+
+    def submount(self, directory: Path) -> None:
+        """Mount an empty tmpfs at ``directory``."""
+        fs = syscalls.fsopen("tmpfs")
+        try:
+            syscalls.fsconfig_create(fs)
+            self._attach(syscalls.fsmount(fs), directory)
+        finally:
+            os.close(fs)
+
+    def _attach(self, tree: int, where: Path) -> None:
+        try:
+            syscalls.move_mount(
+                tree, "", syscalls.AT_FDCWD, where, syscalls.MOVE_MOUNT_F_EMPTY_PATH
+            )
+        finally:
+            os.close(tree)
+        self._covered.append(where)
+
+    # ------------------------------------------------------------------- mounting
+
+    def mount(self) -> None:
+        """Remember the bottom, then mount the union at ``mnt``."""
+        if self._before is None:
+            self._before = fingerprint(str(self.bottom))
+        self.mount_union(self.mnt, bottom=self.bottom, top=self.top, work=self.work)
+
+    def mount_union(self, mnt: Path, *, bottom: Path, top: Path, work: Path) -> None:
+        """Mount another union of the same target; it goes away with the bench."""
+        mnt.mkdir(exist_ok=True)
+        self.target.mount((str(bottom),), str(top), str(work), str(mnt))
+        self._mounted.append(mnt)
+
+    def mounts(self, mount: Callable[[], None] | None = None) -> Observation:
+        """Mount, and tell whether it was accepted (for clauses about what can be mounted)."""
+        return Observation(
+            "mount", "mounting the union", "accepted", self._accepted(mount or self.mount)
+        )
+
+    def refuses(self, what: str, mount: Callable[[], None]) -> Observation:
+        """Try a mount that has to be refused."""
+        observed = self._accepted(mount)
+        refused = observed != "accepted"
+        return Observation("mount", what, "refused", "refused" if refused else observed)
+
+    def _accepted(self, mount: Callable[[], None]) -> str:
+        try:
+            mount()
+        except FallthruError as error:
+            return f"refused ({type(error).__name__})"
+        except OSError as error:
+            return f"refused ({error.strerror})"
+        return "accepted"
+
+    def remount(self) -> None:
+        """Unmount the union and mount the same layers again: only the top remembers."""
+        self.target.unmount(str(self.mnt))
+        self._mounted.remove(self.mnt)
+        self.mount()
+
+    def close(self) -> None:
+        """Remove every mount of this bench, the latest first, and compare the bottom."""
+        try:
+            while self._mounted:
+                self.target.unmount(str(self._mounted[-1]))
+                self._mounted.pop()
+        finally:
+            if self._before is not None:
+                self.untouched = self.compare_bottom(self._before)
+            for path in (*reversed(self._mounted), *reversed(self._covered)):
+                # What could not be unmounted is in use by something a broken check left.
+                syscalls.umount2(path, syscalls.MNT_DETACH | syscalls.UMOUNT_NOFOLLOW)
+
+    def compare_bottom(self, before: dict[str, Entry] | None = None) -> Observation:
+        """The bottom as it is now, compared with what it was before the first mount."""
+        changes = differences(before or self._before or {}, fingerprint(str(self.bottom)))
+        return Observation("bottom", "the bottom", "untouched", "; ".join(changes) or "untouched")
+
+    def bottom_became_a_top(self) -> None:
+        """Start the comparison anew: a mount was accepted that may write to the bottom."""
+        self._before = fingerprint(str(self.bottom))
+
+    # -------------------------------------------------------------------- looking
+
+    def result(
+        self, what: str, call: Callable[[], object], expected: str = "succeeds"
+    ) -> Observation:
+        """Do ``call``, which should succeed or fail with the errno named."""
+        return Observation("result", what, expected, attempt(call))
+
+    def reads(self, name: str, content: bytes) -> Observation:
+        """What a fresh open of ``name`` in the union reads."""
+        try:
+            observed = shown((self.mnt / name).read_bytes())
+        except OSError as error:
+            observed = errno_name(error)
+        return Observation("view", f"reading {name} in the union", shown(content), observed)
+
+    def lists(self, name: str, entries: Iterable[str]) -> Observation:
+        """The names that listing the directory ``name`` in the union gives, each once."""
+        try:
+            observed = " ".join(sorted(os.listdir(self.mnt / name))) or "nothing"
+        except OSError as error:
+            observed = errno_name(error)
+        expected = " ".join(sorted(entries)) or "nothing"
+        return Observation("view", f"listing {name} in the union", expected, observed)
+
+    def absent(self, name: str) -> Observation:
+        """``name`` can neither be looked up nor found in a listing of its directory."""
+        path = self.mnt / name
+        found = attempt(path.lstat)
+        listed = (
+            found != "ENOTDIR" and path.parent.is_dir() and path.name in os.listdir(path.parent)
+        )
+        observed = "absent" if found in {"ENOENT", "ENOTDIR"} and not listed else "present"
+        return Observation("view", f"{name} in the union", "absent", observed)
+
+    def on_top(self, name: str, kind: str) -> Observation:
+        """What the top layer itself holds at ``name`` (see :func:`observe.top_entry`)."""
+        return Observation("marks", f"{name} on the top", kind, top_entry(str(self.top), name))
+
+    def copied_up(self, name: str, content: bytes) -> Observation:
+        """The top has its own regular file ``name`` with exactly ``content``."""
+        observed = top_entry(str(self.top), name)
+        if observed == "file":
+            observed = f"file: {shown((self.top / name).read_bytes())}"
+        return Observation("marks", f"{name} on the top", f"file: {shown(content)}", observed)
+
+    def top_holds(self, *names: str) -> Observation:
+        """The top has exactly these entries that are not plain directories: no copyup besides."""
+        held = []
+        for directory, subdirectories, files in os.walk(self.top):
+            for name in subdirectories + files:
+                relative = os.path.relpath(os.path.join(directory, name), self.top)
+                if top_entry(str(self.top), relative) != "directory":
+                    held.append(relative)
+        return Observation(
+            "marks",
+            "entries on the top besides directories",
+            " ".join(sorted(names)) or "none",
+            " ".join(sorted(held)) or "none",
+        )
+
+    def files_with_data(self) -> str:
+        """The regular files on the top that carry their own data, or ``none``."""
+        held = []
+        for directory, _, files in os.walk(self.top):
+            for name in files:
+                relative = os.path.relpath(os.path.join(directory, name), self.top)
+                if top_entry(str(self.top), relative) == "file":
+                    held.append(relative)
+        return " ".join(sorted(held)) or "none"
+
+    def same(self, aspect: str, subject: str, expected: object, observed: object) -> Observation:
+        """Any two values, compared by how they print."""
+        return Observation(aspect, subject, str(expected), str(observed))

@@ -1,0 +1,166 @@
+"""File copyup by opening and truncating (L120–L121, L327–L333, L375–L380, L400–L404)."""
+
+from __future__ import annotations
+
+import os
+from functools import partial
+
+from overlay.spec.bench import Bench, Lacks
+from overlay.spec.checks import Observations, check
+
+_CONTENT = b"".join(b"line %d\n" % number for number in range(1000))
+_MIB = 1 << 20
+
+
+def _opened(b: Bench, flags: int, expected: bytes) -> Observations:
+    """Open with ``flags`` and close again: no write, yet the file must be on the top."""
+    b.file("dir/file", _CONTENT)
+    b.file("dir/other")
+    b.mount()
+    if flags & os.O_DIRECT:
+        _needs_direct_io(b)
+    fd = os.open(b.mnt / "dir/file", flags | os.O_CLOEXEC)
+    try:
+        yield b.copied_up("dir/file", expected)
+    finally:
+        os.close(fd)
+    yield b.reads("dir/file", expected)
+    yield b.top_holds("dir/file")
+
+
+def _needs_direct_io(b: Bench) -> None:
+    try:
+        os.close(os.open(b.bottom / "dir/file", os.O_RDONLY | os.O_DIRECT))
+        probe = b.top.parent / "probe"
+        os.close(os.open(probe, os.O_RDWR | os.O_CREAT | os.O_DIRECT))
+        probe.unlink()
+    except OSError as error:
+        raise Lacks(f"O_DIRECT on both layers ({error.strerror})") from None
+
+
+for _name, _flags, _expected in (
+    ("write-only", os.O_WRONLY, _CONTENT),
+    ("read-write", os.O_RDWR, _CONTENT),
+    ("direct", os.O_WRONLY | os.O_DIRECT, _CONTENT),
+    ("truncate", os.O_RDONLY | os.O_TRUNC, b""),
+):
+    check(f"copyup.open.{_name}")(partial(_opened, flags=_flags, expected=_expected))
+
+
+@check("copyup.open.append")
+def append(b: Bench) -> Observations:
+    b.file("log", b"old line\n")
+    b.mount()
+    with (b.mnt / "log").open("ab", buffering=0) as file:
+        yield b.copied_up("log", b"old line\n")
+        file.write(b"new line\n")
+    yield b.reads("log", b"old line\nnew line\n")
+    yield b.copied_up("log", b"old line\nnew line\n")
+
+
+@check("copyup.open.truncate-no-data")
+def truncate_no_data(b: Bench) -> Observations:
+    b.file("large", b"x" * (2 * _MIB))
+    b.limit_top(_MIB)
+    b.mount()
+    yield b.result(
+        "open(O_WRONLY|O_TRUNC) of 2 MiB with 1 MiB free on the top",
+        lambda: os.close(os.open(b.mnt / "large", os.O_WRONLY | os.O_TRUNC)),
+    )
+    yield b.reads("large", b"")
+
+
+def _truncated(b: Bench, size: int) -> Observations:
+    """truncate() one file and ftruncate() another to ``size``."""
+    expected = _CONTENT[:size].ljust(size, b"\0")
+    for name in ("by-path", "by-descriptor"):
+        b.file(name, _CONTENT)
+    b.mount()
+    yield b.result(f"truncate to {size}", lambda: os.truncate(b.mnt / "by-path", size))
+    fd = os.open(b.mnt / "by-descriptor", os.O_RDWR | os.O_CLOEXEC)
+    try:
+        yield b.result(f"ftruncate to {size}", lambda: os.ftruncate(fd, size))
+    finally:
+        os.close(fd)
+    for name in ("by-path", "by-descriptor"):
+        yield b.reads(name, expected)
+        yield b.copied_up(name, expected)
+
+
+for _name, _size in (
+    ("zero", 0),
+    ("less", len(_CONTENT) // 3),
+    ("equal", len(_CONTENT)),
+    ("beyond", 2 * len(_CONTENT) + 4097),
+):
+    check(f"copyup.truncate.{_name}")(partial(_truncated, size=_size))
+
+
+@check("copyup.truncate.only-n-bytes")
+def only_n_bytes(b: Bench) -> Observations:
+    b.file("large", b"x" * (2 * _MIB))
+    b.limit_top(_MIB)
+    b.mount()
+    yield b.result(
+        "truncate of 2 MiB to 4096 bytes with 1 MiB free on the top",
+        lambda: os.truncate(b.mnt / "large", 4096),
+    )
+    yield b.reads("large", b"x" * 4096)
+
+
+@check("copyup.whole-content")
+def whole_content(b: Bench) -> Observations:
+    # Odd sizes around copy buffers, a hole in the middle and one at the end.
+    data = bytes(range(256)) * 4096 + bytes(3 * 65536) + b"tail" * 11 + bytes(70001)
+    path = b.file("image", data[:1])
+    with path.open("r+b") as file:
+        file.write(data[:_MIB])
+        file.seek(_MIB + 3 * 65536)
+        file.write(b"tail" * 11)
+        file.truncate(len(data))
+    b.mount()
+    os.close(os.open(b.mnt / "image", os.O_RDWR))
+    yield b.reads("image", data)
+    yield b.copied_up("image", data)
+
+
+@check("copyup.same-properties")
+def same_properties(b: Bench) -> Observations:
+    path = b.file("file", b"content\n", mode=0o2750, owner=(12, 34))
+    b.user_xattr(path, "user.note", b"kept")
+    b.mount()
+    os.close(os.open(b.mnt / "file", os.O_RDWR))
+    for where, layer in (("in the union", b.mnt), ("on the top", b.top)):
+        status = (layer / "file").lstat()
+        yield b.same(
+            "attributes",
+            f"mode, owner and mtime {where}",
+            f"102750 12 34 {path.lstat().st_mtime_ns}",
+            f"{status.st_mode:o} {status.st_uid} {status.st_gid} {status.st_mtime_ns}",
+        )
+        try:
+            note = os.getxattr(layer / "file", "user.note").decode()
+        except OSError as error:
+            note = str(error.strerror)
+        yield b.same("attributes", f"xattr user.note {where}", "kept", note)
+
+
+@check("copyup.parents")
+def parents(b: Bench) -> Observations:
+    b.file("one/two/three/file", _CONTENT)
+    b.file("one/two/other")
+    os.chown(b.bottom / "one/two", 12, 34)
+    os.chmod(b.bottom / "one/two", 0o1771)
+    b.mount()
+    (b.mnt / "one/two/three/file").write_bytes(b"changed\n")
+    for name in ("one", "one/two", "one/two/three"):
+        yield b.on_top(name, "directory")
+    status = (b.top / "one/two").lstat()
+    yield b.same(
+        "attributes",
+        "mode and owner of one/two on the top",
+        "41771 12 34",
+        f"{status.st_mode:o} {status.st_uid} {status.st_gid}",
+    )
+    yield b.top_holds("one/two/three/file")
+    yield b.lists("one/two", ("other", "three"))

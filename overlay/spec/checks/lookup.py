@@ -1,0 +1,77 @@
+"""Lookup: the top covers the bottom, the rest is seen through it (L35–L40, L72–L80, L279–L315)."""
+
+from __future__ import annotations
+
+import os
+
+from overlay.spec.bench import Bench
+from overlay.spec.checks import Observations, check
+
+
+@check("lookup.combined")
+def combined(b: Bench) -> Observations:
+    b.file("shared/below", b"from the bottom\n")
+    b.file("shared/deep/below", b"deep bottom\n")
+    b.file("shared/above", b"from the top\n", on=b.top)
+    b.file("shared/deep/above", b"deep top\n", on=b.top)
+    b.file("only-bottom/file")
+    b.file("only-top/file", on=b.top)
+    b.mount()
+    yield b.lists("", ("shared", "only-bottom", "only-top"))
+    yield b.lists("shared", ("above", "below", "deep"))
+    yield b.lists("shared/deep", ("above", "below"))
+    yield b.reads("shared/below", b"from the bottom\n")
+    yield b.reads("shared/deep/above", b"deep top\n")
+
+
+@check("lookup.top-covers")
+def top_covers(b: Bench) -> Observations:
+    b.file("same", b"bottom's\n", mode=0o600)
+    b.file("same", b"the top's\n", mode=0o644, on=b.top)
+    b.mount()
+    yield b.reads("same", b"the top's\n")
+    yield b.lists("", ("same",))
+    mode = (b.mnt / "same").stat().st_mode
+    yield b.same("attributes", "mode of same", "0o100644", oct(mode))
+
+
+@check("lookup.file-covers-directory")
+def file_covers_directory(b: Bench) -> Observations:
+    b.file("name/inside")
+    b.file("name", b"a file\n", on=b.top)
+    b.mount()
+    yield b.reads("name", b"a file\n")
+    yield b.result("lookup below it", (b.mnt / "name/inside").stat, "ENOTDIR")
+
+
+@check("lookup.directory-covers-file")
+def directory_covers_file(b: Bench) -> Observations:
+    b.file("name", b"a file\n")
+    b.file("name/inside", b"inside\n", on=b.top)
+    b.mount()
+    yield b.lists("name", ("inside",))
+    yield b.reads("name/inside", b"inside\n")
+
+
+@check("lookup.creates-directory")
+def creates_directory(b: Bench) -> Observations:
+    b.file("one/two/file")
+    b.mount()
+    yield b.result("stat one/two", (b.mnt / "one/two").stat)
+    yield b.on_top("one", "directory")
+    yield b.on_top("one/two", "directory")
+
+
+@check("readdir.inode-numbers")
+def inode_numbers(b: Bench) -> Observations:
+    b.file("shared/below")
+    b.directory("shared/subdir")
+    b.file("shared/copied")
+    b.file("shared/above", on=b.top)
+    b.mount()
+    os.chmod(b.mnt / "shared/copied", 0o600)
+    with os.scandir(b.mnt / "shared") as entries:
+        wrong = [e.name for e in entries if e.inode() != os.lstat(e.path).st_ino]
+    yield b.same(
+        "view", "entries whose d_ino is not st_ino", "none", " ".join(sorted(wrong)) or "none"
+    )

@@ -1,0 +1,137 @@
+"""What must not copy a file up (L286–L288, L339–L345): reading, looking, and making others."""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+
+from overlay.spec.bench import Bench, Lacks
+from overlay.spec.checks import Observations, check
+
+
+def _tree(b: Bench) -> None:
+    for name in ("file", "dir/file", "dir/sub/file"):
+        b.file(name, b"bottom content\n")
+    b.directory("dir/empty")
+    (b.bottom / "link").symlink_to("file")
+    b.mount()
+
+
+@check("nocopyup.open.read-only")
+def read_only(b: Bench) -> Observations:
+    _tree(b)
+    for name in ("file", "dir/file", "dir/sub/file"):
+        yield b.reads(name, b"bottom content\n")
+    yield b.top_holds()
+
+
+@check("nocopyup.open.read-only-flags")
+def read_only_flags(b: Bench) -> Observations:
+    _tree(b)
+    flags = {"O_APPEND": os.O_APPEND, "O_DIRECT": os.O_DIRECT, "O_PATH": os.O_PATH}
+    try:
+        os.close(os.open(b.bottom / "file", os.O_DIRECT))
+    except OSError:
+        del flags["O_DIRECT"]
+    for name, flag in flags.items():
+        yield b.result(
+            f"open(O_RDONLY|{name})",
+            partial(_open_and_close, b.mnt / "file", os.O_RDONLY | flag),
+        )
+    yield b.top_holds()
+
+
+def _open_and_close(path: Path, flags: int) -> None:
+    os.close(os.open(path, flags))
+
+
+@check("nocopyup.stat")
+def looking(b: Bench) -> Observations:
+    _tree(b)
+    calls: dict[str, Callable[[], object]] = {
+        "stat": (b.mnt / "dir/file").stat,
+        "lstat": (b.mnt / "link").lstat,
+        "access(W_OK)": lambda: os.access(b.mnt / "dir/file", os.W_OK),
+        "readlink": lambda: os.readlink(b.mnt / "link"),
+        "listxattr": lambda: os.listxattr(b.mnt / "dir/file"),
+        "statfs": lambda: os.statvfs(b.mnt / "dir/file"),
+    }
+    for name, call in calls.items():
+        yield b.result(name, call)
+    yield b.top_holds()
+
+
+@check("nocopyup.readdir")
+def listing(b: Bench) -> Observations:
+    _tree(b)
+    yield b.lists("dir", ("file", "sub", "empty"))
+    yield b.lists("dir/sub", ("file",))
+    held = b.files_with_data()
+    yield b.same("marks", "files on the top with data", "none", held)
+
+
+@check("nocopyup.create")
+def creating(b: Bench) -> Observations:
+    _tree(b)
+    calls: dict[str, Callable[[], object]] = {
+        "creat": lambda: os.close(os.open(b.mnt / "dir/creat", os.O_CREAT | os.O_EXCL)),
+        "mkdir": (b.mnt / "dir/mkdir").mkdir,
+        "mkfifo": lambda: os.mkfifo(b.mnt / "dir/mkfifo"),
+        "mknod": lambda: os.mknod(b.mnt / "dir/mknod", stat.S_IFCHR | 0o600, os.makedev(1, 3)),
+    }
+    for name, call in calls.items():
+        yield b.result(name, call)
+    yield b.lists("dir", ("file", "sub", "empty", *calls))
+    for neighbour in ("file", "dir/file", "dir/sub", "dir/empty"):
+        yield b.on_top(neighbour, "nothing")
+
+
+@check("nocopyup.symlink")
+def symlinking(b: Bench) -> Observations:
+    _tree(b)
+    yield b.result("symlink", lambda: os.symlink("file", b.mnt / "dir/symlink"))
+    yield b.top_holds("dir/symlink")
+
+
+@check("nocopyup.remove")
+def removing(b: Bench) -> Observations:
+    # More than the top can hold: a copyup before the whiteout would fail.
+    b.file("dir/large", b"x" * (2 << 20))
+    b.directory("dir/empty")
+    b.limit_top(1 << 20)
+    b.mount()
+    yield b.result("unlink of 2 MiB with 1 MiB free on the top", (b.mnt / "dir/large").unlink)
+    yield b.result("rmdir", (b.mnt / "dir/empty").rmdir)
+    yield b.on_top("dir/large", "whiteout")
+    yield b.on_top("dir/empty", "whiteout")
+
+
+@check("atime.top")
+def atime_top(b: Bench) -> Observations:
+    b.file("above", b"top\n", on=b.top)
+    before = (b.top / "above").lstat().st_atime_ns
+    b.mount()
+    yield b.reads("above", b"top\n")
+    after = (b.top / "above").lstat().st_atime_ns
+    moved = "as before" if after == before else "updated"
+    yield b.same("attributes", "access time of a top file that was read", "as before", moved)
+
+
+@check("atime.bottom")
+def atime_bottom(b: Bench) -> Observations:
+    # A relatime file system updates an access time that isn't after the modification.
+    probe = b.file("probe")
+    before = probe.lstat().st_atime_ns
+    probe.read_bytes()
+    if probe.lstat().st_atime_ns == before:
+        raise Lacks("a bottom whose file system updates access times")
+    bottom = b.file("file")
+    before = bottom.lstat().st_atime_ns
+    b.mount()
+    yield b.reads("file", b"bottom\n")
+    moved = "as before" if bottom.lstat().st_atime_ns == before else "updated"
+    yield b.same("attributes", "access time of a bottom file that was read", "as before", moved)
+    yield b.top_holds()

@@ -1,0 +1,134 @@
+"""The target that is a command: any program that can mount a union.
+
+The command's words are split as a shell would and ``{bottom}``, ``{top}``, ``{work}`` and
+``{mnt}`` replaced in each; no shell runs.  It may mount and exit, leave a daemon behind,
+or stay in the foreground and serve: the mount counts from when the kernel shows it.
+"""
+
+from __future__ import annotations
+
+import os
+import select
+import shlex
+import shutil
+import subprocess
+import time
+from dataclasses import dataclass, field
+
+from overlay import mountinfo, syscalls
+from overlay.errors import EnvironmentLacks, OperationFailed, UsageError
+from overlay.text import printable
+
+__all__ = ["CommandTarget"]
+
+_PLACES = ("{bottom}", "{top}", "{work}", "{mnt}")
+_PATIENCE = 10.0  # seconds for a mount to appear, or for a server to end after its unmount
+
+
+@dataclass(slots=True)
+class CommandTarget:
+    """Mounts by running ``words``; ``name`` is ``command:`` and the program's base name."""
+
+    words: tuple[str, ...]
+    _servers: dict[str, subprocess.Popen[bytes]] = field(default_factory=dict)
+
+    @classmethod
+    def parse(cls, text: str) -> CommandTarget:
+        """A command line as typed; UsageError when it cannot work."""
+        try:
+            words = tuple(shlex.split(text))
+        except ValueError as error:
+            raise UsageError(f"--mount-command cannot be split into words: {error}") from None
+        missing = [place for place in ("{bottom}", "{top}", "{mnt}") if place not in text]
+        if not words or missing:
+            raise UsageError(
+                f"--mount-command lacks {', '.join(missing) or 'a program'}",
+                hint="for example 'fuse-overlayfs -o "
+                "lowerdir={bottom},upperdir={top},workdir={work} {mnt}'",
+            )
+        return cls(words)
+
+    @property
+    def name(self) -> str:
+        return f"command:{os.path.basename(self.words[0])}"
+
+    def available(self) -> str | None:
+        if shutil.which(self.words[0]) is None:
+            return f"no program {printable(self.words[0])}"
+        return None
+
+    def mount(self, bottoms: tuple[str, ...], top: str, work: str, mnt: str) -> None:
+        values = (":".join(bottoms), top, work, mnt)
+        words = []
+        for word in self.words:
+            for place, value in zip(_PLACES, values, strict=True):
+                word = word.replace(place, value)  # noqa: PLW2901
+            words.append(word)
+        with open("/proc/self/mountinfo", "rb") as mounts:
+            server = subprocess.Popen(
+                words,
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.PIPE,
+                start_new_session=True,
+            )
+            self._servers[mnt] = server
+            try:
+                self._await_mount(server, mounts.fileno(), mnt)
+            except BaseException:
+                self._end(mnt, kill=True)
+                raise
+
+    def _await_mount(self, server: subprocess.Popen[bytes], mounts: int, mnt: str) -> None:
+        """Sleep until the mount appears; the kernel wakes us (proc.rst 3.5: POLLPRI)."""
+        deadline = time.monotonic() + _PATIENCE
+        waiter = select.poll()
+        waiter.register(mounts, select.POLLPRI)
+        pidfd = os.pidfd_open(server.pid)
+        try:
+            waiter.register(pidfd, select.POLLIN)
+            while True:
+                ended = server.poll() is not None
+                if any(entry.mount_point == mnt for entry in mountinfo.read()):
+                    return
+                if ended:
+                    raise EnvironmentLacks(self._why(server))
+                left = deadline - time.monotonic()
+                if left <= 0 or not waiter.poll(left * 1000):
+                    raise OperationFailed(f"{self.name} mounted nothing in {_PATIENCE:.0f} s")
+        finally:
+            os.close(pidfd)
+
+    def _why(self, server: subprocess.Popen[bytes]) -> str:
+        said = b""
+        # A daemon it left behind may hold the pipe open: take only what is there now.
+        if server.stderr is not None and select.select([server.stderr], [], [], 0)[0]:
+            said = os.read(server.stderr.fileno(), 4096)
+        line = printable(said.strip().splitlines()[-1]) if said.strip() else "no message"
+        return f"{self.name} ended with status {server.returncode} and mounted nothing: {line}"
+
+    def unmount(self, mnt: str) -> None:
+        syscalls.umount2(mnt)
+        self._end(mnt, kill=False)
+
+    def _end(self, mnt: str, *, kill: bool) -> None:
+        server = self._servers.pop(mnt, None)
+        if server is None:
+            return
+        if server.stderr is not None:
+            server.stderr.close()
+        if kill:
+            server.kill()
+        try:
+            server.wait(_PATIENCE)
+        except subprocess.TimeoutExpired:
+            server.kill()
+            server.wait()
+
+    def features(self, mnt: str) -> frozenset[str]:
+        from overlay.spec.targets import overlayfs_features
+
+        entries = [entry for entry in mountinfo.read() if entry.mount_point == mnt]
+        if entries and entries[-1].fstype == "overlay":
+            return overlayfs_features(mnt)
+        return frozenset({entries[-1].fstype} if entries else ())

@@ -1,0 +1,322 @@
+"""Runs clauses on targets: each clause alone, on a union of its own.
+
+Statuses: ``kept``; ``departed`` (differs exactly as the catalogue says it will);
+``failed`` (differs and should not, or could not be carried out); ``not-run``, with the
+reason, where the target or the clause lacks something here.  A clause that is kept though
+the catalogue announces a departure *is* kept, and the result says that the announcement is
+stale: users of another kernel must not fail on good news, while the catalogue's own tests
+insist that none is.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import shutil
+import tempfile
+import traceback
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from time import perf_counter
+from typing import Any, Final
+
+from overlay import syscalls
+from overlay.errors import FallthruError
+from overlay.spec.bench import Bench, Lacks, Places
+from overlay.spec.catalogue import Clause
+from overlay.spec.checks import Check, all_checks
+from overlay.spec.observe import Observation
+from overlay.spec.targets import Target
+from overlay.spec.worker import Message, Send, WorkerSilent, worker
+
+__all__ = ["STATUSES", "Result", "judge", "run"]
+
+STATUSES: Final = ("kept", "departed", "failed", "not-run")
+_PATIENCE: Final = 60.0  # seconds for one clause
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """What one clause did on one target.
+
+    ``expected`` and ``observed`` are in words; ``note`` is the reason of a departure, or
+    says that a departure is stale; ``seconds`` is how long the clause took.
+    """
+
+    id: str
+    target: str
+    kernel: str
+    status: str
+    expected: str
+    observed: str
+    lines: tuple[str, ...]
+    note: str = ""
+    stale: bool = False
+    seconds: float = 0.0
+
+    def as_json(self) -> dict[str, Any]:
+        """The record of ``spec run --json``: exactly the contract's keys."""
+        keys = ("id", "target", "kernel", "status", "expected", "observed")
+        return {key: getattr(self, key) for key in keys} | {"lines": list(self.lines)}
+
+
+def run(
+    clauses: Sequence[Clause],
+    targets: Iterable[Target],
+    *,
+    shuffle: int | None = None,
+    bottom_dir: Path | None = None,
+    top_dir: Path | None = None,
+    checks: dict[str, Check] | None = None,
+    patience: float = _PATIENCE,
+    on_result: Callable[[Result], None] = lambda result: None,
+) -> list[Result]:
+    """Judge every clause on every target; results by target, then in the clauses' order.
+
+    ``shuffle`` seeds a random order of execution.  Layers are made in memory, or below
+    ``bottom_dir`` and ``top_dir`` to judge other file systems.  ``on_result`` is called as
+    each clause ends.
+    """
+    order = list(clauses)
+    if shuffle is not None:
+        random.Random(shuffle).shuffle(order)
+    chosen = all_checks() if checks is None else checks
+    results = []
+    for target in targets:
+        found: dict[str, Result] = {}
+        while len(found) < len(order):
+            rest = [clause for clause in order if clause.id not in found]
+            for result in _run_in_worker(rest, target, chosen, bottom_dir, top_dir, patience):
+                found[result.id] = result
+                on_result(result)
+        results += [found[clause.id] for clause in clauses]
+    return results
+
+
+def _run_in_worker(
+    clauses: list[Clause],
+    target: Target,
+    checks: dict[str, Check],
+    bottom_dir: Path | None,
+    top_dir: Path | None,
+    patience: float,
+) -> Iterable[Result]:
+    """Results as they come; after a crash or a hang the last one is that clause's failure."""
+    by_id = {clause.id: clause for clause in clauses}
+    running = clauses[0]
+    why = "the process that ran it died"
+    with _Scratch(bottom_dir, top_dir) as scratch:
+
+        def body(send: Send) -> None:
+            _worker_body(clauses, target, checks, scratch, send)
+
+        with worker(body, patience=patience) as messages:
+            try:
+                for message in messages:
+                    if "unavailable" in message:
+                        reason = message["unavailable"]
+                        yield from (_not_run(c, target, reason) for c in by_id.values())
+                        return
+                    if "broken" in message:
+                        why = message["broken"]
+                    elif "start" in message:
+                        running = by_id[message["start"]]
+                    else:
+                        del by_id[message["id"]]
+                        yield _from_message(message)
+            except WorkerSilent:
+                why = f"it did not end in {patience:.0f} s"
+        if running.id in by_id:
+            yield _result(running, target, "failed", "the check runs to its end", why)
+
+
+def _worker_body(
+    clauses: list[Clause],
+    target: Target,
+    checks: dict[str, Check],
+    scratch: _Scratch,
+    send: Send,
+) -> None:
+    os.umask(0o022)
+    scratch.mount()
+    features, reason = _probe(target, scratch)
+    if reason is not None:
+        send({"unavailable": reason})
+        return
+    for clause in clauses:
+        send({"start": clause.id})
+        started = perf_counter()
+        places = scratch.places()
+        result = judge(clause, checks[clause.id], target, features, places)
+        scratch.remove(places)
+        send(_to_message(result, perf_counter() - started))
+
+
+def _probe(target: Target, scratch: _Scratch) -> tuple[frozenset[str], str | None]:
+    """The target's features by a trial mount, or the reason why it can't be run."""
+    reason = target.available()
+    if reason is not None:
+        return frozenset(), reason
+    places = scratch.places()
+    bench = Bench(target, frozenset(), places)
+    try:
+        bench.mount()
+        try:
+            return target.features(str(bench.mnt)), None
+        finally:
+            bench.close()
+    except (FallthruError, OSError) as error:
+        return frozenset(), f"it cannot mount here: {error}"
+    finally:
+        scratch.remove(places)
+
+
+def judge(
+    clause: Clause,
+    check: Check,
+    target: Target,
+    features: frozenset[str],
+    places: Places,
+) -> Result:
+    """Carry out one check on a fresh union in ``places`` and compare with the catalogue."""
+    seen: list[Observation] = []
+    broken = None
+    bench = Bench(target, features, places)
+    try:
+        for observation in check(bench):
+            seen.append(observation)
+    except Lacks as lacks:
+        return _not_run(clause, target, str(lacks))
+    except Exception as error:
+        broken = traceback.format_exception_only(error)[-1].strip()
+    finally:
+        try:
+            bench.close()
+        except (FallthruError, OSError) as error:
+            seen.append(Observation("mount", "unmounting", "leaves nothing", str(error)))
+    if bench.untouched is not None:
+        seen.append(bench.untouched)
+    if broken is not None:
+        differing = [o for o in seen if not o.ok]
+        differing.append(Observation("result", "the check", "runs to its end", broken))
+        return _of_observations(clause, target, "failed", differing)
+    return _verdict(clause, target, features, seen)
+
+
+def _verdict(
+    clause: Clause, target: Target, features: frozenset[str], seen: list[Observation]
+) -> Result:
+    differing = [observation for observation in seen if not observation.ok]
+    departures = clause.departures_of(target.name, features)
+    if not differing:
+        note = "stale: the catalogue announces a departure here" if departures else ""
+        return _of_observations(clause, target, "kept", seen, note=note, stale=bool(departures))
+
+    def announced(observation: Observation) -> bool:
+        text = f"{observation.subject}: {observation.observed}"
+        return any(departure.covers(observation.aspect, text) for departure in departures)
+
+    surprising = [observation for observation in differing if not announced(observation)]
+    if surprising:
+        return _of_observations(clause, target, "failed", surprising)
+    note = " ".join(departure.why for departure in departures)
+    return _of_observations(clause, target, "departed", differing, note=note)
+
+
+def _of_observations(
+    clause: Clause,
+    target: Target,
+    status: str,
+    observations: list[Observation],
+    *,
+    note: str = "",
+    stale: bool = False,
+) -> Result:
+    expected = "; ".join(f"{o.subject}: {o.expected}" for o in observations)
+    observed = "; ".join(f"{o.subject}: {o.observed}" for o in observations)
+    return _result(clause, target, status, expected, observed, note=note, stale=stale)
+
+
+def _not_run(clause: Clause, target: Target, reason: str) -> Result:
+    return _result(clause, target, "not-run", clause.statement, f"not run: {reason}", note=reason)
+
+
+def _result(
+    clause: Clause,
+    target: Target,
+    status: str,
+    expected: str,
+    observed: str,
+    *,
+    note: str = "",
+    stale: bool = False,
+) -> Result:
+    kernel = os.uname().release
+    return Result(
+        clause.id, target.name, kernel, status, expected, observed, clause.lines, note, stale
+    )
+
+
+def _to_message(result: Result, seconds: float) -> Message:
+    return {name: getattr(result, name) for name in Result.__slots__} | {"seconds": seconds}
+
+
+def _from_message(message: Message) -> Result:
+    return Result(**(message | {"lines": tuple(message["lines"])}))
+
+
+class _Scratch:
+    """Where the layers of one worker go: a tmpfs only it sees, or directories of the caller's.
+
+    The parent makes and removes the directories, so that nothing stays when the worker is
+    killed; what is in the tmpfs goes with the worker's namespace.
+    """
+
+    def __init__(self, bottom_dir: Path | None, top_dir: Path | None) -> None:
+        self._homes = (bottom_dir, top_dir)
+        self._made: list[Path] = []
+        self._count = 0
+
+    def __enter__(self) -> _Scratch:
+        for home in (None, *self._homes):
+            if home is None and self._made:
+                self._made.append(self._made[0])
+            else:
+                # Resolved, because the kernel's mountinfo names mounts without symlinks.
+                made = tempfile.mkdtemp(prefix="fallthru-spec-", dir=home)
+                self._made.append(Path(made).resolve())
+        return self
+
+    def __exit__(self, *_error: object) -> None:
+        for made in set(self._made):
+            shutil.rmtree(made)
+
+    def mount(self) -> None:
+        """In the worker: put the tmpfs in place."""
+        fs = syscalls.fsopen("tmpfs")
+        try:
+            syscalls.fsconfig_create(fs)
+            tree = syscalls.fsmount(fs)
+        finally:
+            os.close(fs)
+        syscalls.move_mount(
+            tree, "", syscalls.AT_FDCWD, self._made[0], syscalls.MOVE_MOUNT_F_EMPTY_PATH
+        )
+        os.close(tree)
+
+    def places(self) -> Places:
+        """Fresh empty directories for one clause."""
+        self._count += 1
+        mounts, bottom, top = (
+            made / f"{self._count:03}-{what}"
+            for made, what in zip(self._made, ("mounts", "bottom", "top"), strict=True)
+        )
+        for directory in (mounts, bottom, top):
+            directory.mkdir()
+        return Places(bottom, top, mounts)
+
+    def remove(self, places: Places) -> None:
+        """Make room: the next clause must not find the file system full."""
+        for directory in (places.bottom, places.top, places.mounts):
+            shutil.rmtree(directory)

@@ -1,0 +1,196 @@
+"""What can be judged: anything that mounts one top over bottoms.
+
+``kernel:PROFILE``   fallthru's own mounts, by :mod:`overlay.kernel`
+``overlayfs``        the kernel's overlay with its default options, nothing of fallthru's
+``overlayfs:K=V,F``  the same with any options
+``command:NAME``     whatever a command mounts (``--mount-command``)
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+from overlay import mountinfo, syscalls
+from overlay.errors import FallthruError, UsageError
+from overlay.spec.command import CommandTarget
+
+__all__ = ["DEFAULT_TARGETS", "KernelTarget", "OverlayfsTarget", "Target", "parse_target"]
+
+DEFAULT_TARGETS = ("kernel:document", "kernel:fallthru", "kernel:throwaway", "overlayfs")
+
+#: overlayfs options whose default is the module's, and what they are called there.
+_PARAMETERS = ("redirect_dir", "metacopy", "index", "nfs_export")
+
+
+class Target(Protocol):
+    """Something that mounts unions.  Paths are absolute; ``work`` exists and is empty."""
+
+    @property
+    def name(self) -> str: ...
+
+    def available(self) -> str | None:
+        """What is missing for this target to work here; None when nothing is known to be."""
+
+    def mount(self, bottoms: tuple[str, ...], top: str, work: str, mnt: str) -> None:
+        """Mount at ``mnt``; FallthruError or OSError, and nothing mounted, when refused."""
+
+    def unmount(self, mnt: str) -> None:
+        """Remove the mount at ``mnt`` and end whatever served it."""
+
+    def features(self, mnt: str) -> frozenset[str]:
+        """What the union mounted at ``mnt`` does that departures may hang on."""
+
+
+def overlayfs_features(mnt: str) -> frozenset[str]:
+    """Features of an overlayfs mount: ``overlayfs``, and those of its options in force.
+
+    mountinfo shows an option only where it differs from the module's default, so the
+    default is read from the module; a kernel without the parameter lacks the feature.
+    ``follows-redirects`` and ``no-offline-changes`` are what several options have in
+    common (Documentation/filesystems/overlayfs.rst, redirect_dir and Changes to
+    underlying filesystems).
+    """
+    overlay = mountinfo.overlay_at(mnt)
+    parameters = Path("/sys/module/overlay/parameters")
+
+    def value(name: str) -> str:
+        if name in overlay.options:
+            return overlay.options[name]
+        parameter = parameters / name
+        default = parameter.read_text().strip() if parameter.exists() else "N"
+        return {"Y": "on", "N": "off"}[default]
+
+    found = {"overlayfs"} | {name for name in _PARAMETERS if value(name) == "on"}
+    redirects = value("redirect_dir")
+    if redirects in {"on", "follow"} or (
+        redirects == "off" and value("redirect_always_follow") == "on"
+    ):
+        found.add("follows-redirects")
+    if found & {"redirect_dir", "metacopy", "index"}:
+        found.add("no-offline-changes")
+    found |= {"volatile", "userxattr"} & overlay.options.keys()
+    # Shown as fsync=MODE where the kernel knows more modes than volatile.
+    if overlay.options.get("fsync") == "volatile":
+        found.add("volatile")
+    return frozenset(found | ({"noatime"} & set(overlay.vfs_options)))
+
+
+def _needs_overlay() -> str | None:
+    known = Path("/proc/filesystems").read_text().split()
+    if "overlay" in known:
+        return None
+    try:
+        # A module is loaded when its file system is first asked for.
+        os.close(syscalls.fsopen("overlay"))
+    except OSError as error:
+        return f"no overlayfs in this kernel ({error.strerror})"
+    return None
+
+
+@dataclass(frozen=True, slots=True)
+class KernelTarget:
+    """fallthru's own mounts with one profile."""
+
+    profile: str
+
+    @property
+    def name(self) -> str:
+        return f"kernel:{self.profile}"
+
+    def available(self) -> str | None:
+        return _needs_overlay()
+
+    def mount(self, bottoms: tuple[str, ...], top: str, work: str, mnt: str) -> None:
+        from overlay import kernel
+
+        kernel.mount(kernel.Overlay(bottoms, top, work, self.profile), mnt)
+
+    def unmount(self, mnt: str) -> None:
+        from overlay import kernel
+
+        kernel.unmount(mnt)
+
+    def features(self, mnt: str) -> frozenset[str]:
+        return overlayfs_features(mnt)
+
+
+@dataclass(frozen=True, slots=True)
+class OverlayfsTarget:
+    """The kernel's overlay as it comes, with the given options (an empty value: a flag)."""
+
+    options: tuple[tuple[str, str], ...] = ()
+
+    @property
+    def name(self) -> str:
+        text = ",".join(f"{key}={value}" if value else key for key, value in self.options)
+        return f"overlayfs:{text}" if text else "overlayfs"
+
+    def available(self) -> str | None:
+        return _needs_overlay()
+
+    def mount(self, bottoms: tuple[str, ...], top: str, work: str, mnt: str) -> None:
+        fs = syscalls.fsopen("overlay")
+        try:
+            _set_bottoms(fs, bottoms)
+            syscalls.fsconfig_string(fs, "upperdir", top)
+            syscalls.fsconfig_string(fs, "workdir", work)
+            for key, value in self.options:
+                if value:
+                    syscalls.fsconfig_string(fs, key, value)
+                else:
+                    syscalls.fsconfig_flag(fs, key)
+            syscalls.fsconfig_create(fs)
+            tree = syscalls.fsmount(fs)
+        finally:
+            os.close(fs)
+        try:
+            syscalls.move_mount(tree, "", syscalls.AT_FDCWD, mnt, syscalls.MOVE_MOUNT_F_EMPTY_PATH)
+        finally:
+            os.close(tree)
+
+    def unmount(self, mnt: str) -> None:
+        syscalls.umount2(mnt)
+
+    def features(self, mnt: str) -> frozenset[str]:
+        found = overlayfs_features(mnt)
+        # Not shown in mountinfo when both layers are on one file system.
+        if ("xino", "on") in self.options:
+            found |= {"no-offline-changes"}
+        return found
+
+
+def _set_bottoms(fs: int, bottoms: tuple[str, ...]) -> None:
+    try:
+        for bottom in bottoms:
+            syscalls.fsconfig_string(fs, "lowerdir+", bottom)
+    except OSError:
+        # Before 6.8 (24e16e385f22) there is only the joined form, with its escapes.
+        special = str.maketrans({char: "\\" + char for char in "\\:,"})
+        syscalls.fsconfig_string(fs, "lowerdir", ":".join(b.translate(special) for b in bottoms))
+
+
+def parse_target(text: str) -> Target:
+    """A target by its name; UsageError for an unknown one."""
+    kind, _, rest = text.partition(":")
+    if kind == "overlayfs":
+        pairs = [option.partition("=") for option in rest.split(",") if option]
+        return OverlayfsTarget(tuple((key, value) for key, _, value in pairs))
+    if kind == "kernel":
+        from overlay import profiles
+
+        try:
+            return KernelTarget(profiles.profile_named(rest or profiles.DEFAULT).name)
+        except FallthruError as error:
+            raise UsageError(f"no such target: {text} ({error})", hint=_TARGETS) from None
+    raise UsageError(f"no such target: {text}", hint=_TARGETS)
+
+
+_TARGETS = (
+    "targets are kernel:PROFILE, overlayfs and overlayfs:KEY=VALUE,…; anything else goes "
+    "through --mount-command"
+)
+
+__all__ += ["CommandTarget", "overlayfs_features"]
