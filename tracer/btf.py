@@ -219,7 +219,9 @@ def struct_header(btf: Btf, wanted: Mapping[str, Iterable[str]]) -> str:
             scalar = _SCALARS.get(member.size)
             kind, suffix = (scalar, "") if scalar else ("unsigned char", f"[{member.size or 1}]")
             pad = f"unsigned char pad{number}[{member.offset}]; " if member.offset else ""
-            out.append(f"        struct {{ {pad}{kind} {label}{suffix}; }} __attribute__((packed));")
+            out.append(
+                f"        struct {{ {pad}{kind} {label}{suffix}; }} __attribute__((packed));"
+            )
         out.append("    };")
         out.append("};")
     return "\n".join(out) + "\n"

@@ -20,7 +20,7 @@ from tracer import bccload
 from tracer.btf import Btf, struct_header
 from tracer.kallsyms import Range, copyup_ranges
 
-__all__ = ["Filters", "NoBpf", "Program", "RING_BYTES", "build"]
+__all__ = ["RING_BYTES", "Filters", "NoBpf", "Program", "build"]
 
 PROBES = Path(__file__).parent / "probes"
 

@@ -18,7 +18,7 @@ from overlay.text import printable
 from tracer.schema import PHASES, SCHEMA
 from tracer.sysnames import name_of
 
-__all__ = ["RECORD_SIZE", "SPAN", "Batch", "MountRecord", "split", "to_table"]
+__all__ = ["RECORD_SIZE", "SPAN", "Batch", "MountRecord", "has_mounts", "split", "to_table"]
 
 RECORD_SIZE = 512
 _PATH_IN_RECORD = 360
@@ -60,8 +60,14 @@ SPAN = np.dtype(
     ]
 )
 _PATH = np.dtype(
-    [("kind", "u4"), ("number", "u4"), ("id", "u8"), ("length", "u4"), ("pad", "u4", 3)]
-    + [("path", f"V{_CHUNK}")]
+    [
+        ("kind", "u4"),
+        ("number", "u4"),
+        ("id", "u8"),
+        ("length", "u4"),
+        ("pad", "u4", 3),
+        ("path", f"V{_CHUNK}"),
+    ]
 )
 _MOUNT = np.dtype(
     [
@@ -120,6 +126,11 @@ class Batch:
     spans: npt.NDArray[np.void]
     long_paths: Mapping[int, bytes]
     mounts: tuple[MountRecord, ...]
+
+
+def has_mounts(raw: bytes) -> bool:
+    """Whether there is news of unions among the records."""
+    return bool((np.frombuffer(raw, SPAN)["kind"] == REC_MOUNT).any())
 
 
 def split(raw: bytes) -> Batch:

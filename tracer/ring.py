@@ -36,7 +36,9 @@ class Ring:
         self._stride = record_size + _HEADER
         self._consumer = mmap.mmap(map_fd, page, mmap.MAP_SHARED, mmap.PROT_READ | mmap.PROT_WRITE)
         # The data pages are mapped twice in a row, so a record never seems to wrap.
-        self._data = mmap.mmap(map_fd, page + 2 * size, mmap.MAP_SHARED, mmap.PROT_READ, offset=page)
+        self._data = mmap.mmap(
+            map_fd, page + 2 * size, mmap.MAP_SHARED, mmap.PROT_READ, offset=page
+        )
         self._page = page
         self._poll = select.epoll()
         self._poll.register(map_fd, select.EPOLLIN)
@@ -60,7 +62,7 @@ class Ring:
         busy = np.flatnonzero(heads & _BUSY)
         ready = int(busy[0]) if busy.size else waiting
         whole = rows[:ready][(heads[:ready] & _DISCARDED) == 0]
-        taken = whole[:, _HEADER:].tobytes()
+        taken: bytes = whole[:, _HEADER:].tobytes()
         # The mapping must not be in use by numpy when it is closed.
         del rows, block, whole
         struct.pack_into("=Q", self._consumer, 0, consumed + ready * self._stride)

@@ -1,0 +1,62 @@
+"""Whether tracing works on this machine, found out by doing it once."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+from overlay.doctor import Check
+from overlay.errors import FallthruError
+
+__all__ = ["checks"]
+
+#: What each optional tracepoint is good for.
+_DETAIL = {
+    "ctime_ns_xchg": "copyups of directories and special files on tmpfs tops; linking times",
+    "cap_capable": "when creation begins",
+}
+
+
+def checks() -> Iterator[Check]:
+    """What each part of the tracer needs, cheapest first; the backend itself comes last."""
+    yield _try("trace: bcc", _bcc)
+    yield _try("trace: BTF", _btf)
+    yield _try("trace: kernel addresses", _addresses)
+    yield _try("trace: tracepoint backend", _backend)
+
+
+def _try(name: str, attempt: Callable[[], str]) -> Check:
+    try:
+        return Check(name, True, attempt())
+    except FallthruError as error:
+        return Check(name, False, str(error), error.hint or "")
+
+
+def _bcc() -> str:
+    from tracer import bccload
+
+    module = bccload.load()
+    return f"{getattr(module, '__version__', 'unknown version')} from {module.__path__[0]}"
+
+
+def _btf() -> str:
+    from tracer.btf import VMLINUX, Btf
+
+    offset = Btf().member("ovl_fs", "creator_cred").offset
+    return f"{VMLINUX}; ovl_fs.creator_cred at {offset}"
+
+
+def _addresses() -> str:
+    from tracer.kallsyms import copyup_ranges
+
+    ranges = copyup_ranges()
+    return f"copyup code at {len(ranges)} places, {sum(high - low for low, high in ranges)} bytes"
+
+
+def _backend() -> str:
+    from tracer.session import Session
+
+    with Session() as session:
+        hooks = session.hooks
+    missing = [f"{name} ({use})" for name, use in _DETAIL.items() if name not in hooks]
+    without = "; without " + ", ".join(missing) if missing else ""
+    return f"loads, {len(hooks)} tracepoints{without}"

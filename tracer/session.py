@@ -1,0 +1,220 @@
+"""Tracing from Python: ``with Session(mounts=["/mnt"]) as s: ...; s.table()``.
+
+A thread fetches what the kernel delivers as raw bytes; they become rows only when
+somebody asks.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from collections.abc import Sequence
+from types import TracebackType
+from typing import Any
+
+import pyarrow as pa
+
+from overlay import __version__
+from overlay.errors import UsageError
+from overlay.text import printable
+from tracer.backend import Backend, Tracepoints, clock_offset
+from tracer.program import Filters
+from tracer.records import has_mounts, split, to_table
+from tracer.schema import RunMetadata
+from tracer.unions import Cgroups, Unions, cgroup_root, union_devices
+
+__all__ = ["Session"]
+
+#: How long (s) records wait in the ring, unless something urgent comes.
+_INTERVAL = 0.05
+
+
+def descendants(pid: int) -> list[int]:
+    """``pid`` and the processes it has begotten, as far as they live."""
+    children: dict[int, list[int]] = {}
+    for name in os.listdir("/proc"):
+        if not name.isdecimal():
+            continue
+        try:
+            with open(f"/proc/{name}/stat", "rb") as file:
+                # The name in parentheses may hold anything: count from its end.
+                parent = int(file.read().rpartition(b")")[2].split()[1])
+        except OSError:
+            continue
+        children.setdefault(parent, []).append(int(name))
+    found, at = [pid], 0
+    while at < len(found):
+        found.extend(children.get(found[at], ()))
+        at += 1
+    return found
+
+
+class Session:
+    """Records copyups from ``with`` to its end.
+
+    ``mounts``: paths in the unions to trace (default: all on the machine, also those
+    mounted meanwhile); ``pids``: processes, with all their descendants; ``cgroup``: a
+    cgroup2 directory, with all below it.  All conditions given must hold.
+
+    Raises :class:`~overlay.errors.UsageError` for a mount or cgroup that is none, and
+    on entering the errors of :func:`tracer.program.build`.
+    """
+
+    def __init__(
+        self,
+        mounts: Sequence[str | os.PathLike[str]] = (),
+        pids: Sequence[int] = (),
+        cgroup: str | None = None,
+        *,
+        command: Sequence[str] = (),
+    ) -> None:
+        self._mounts = [os.fspath(mount) for mount in mounts]
+        self._pids = list(pids)
+        self._cgroup = cgroup
+        self._command = list(command)
+        self._backend: Backend | None = None
+        self._raw: list[bytes] = []
+        self._tables: list[pa.Table] = []
+        self._lock = threading.Lock()
+        self._stopping = threading.Event()
+        self._failure: BaseException | None = None
+        self._spans = 0
+        self._started_ns = 0
+        self._ended_ns: int | None = None
+
+    def __enter__(self) -> Session:
+        self.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        value: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.stop()
+
+    def start(self) -> None:
+        """Begin to trace.  Once."""
+        filters = Filters(
+            devices=union_devices(self._mounts),
+            pids=tuple(one for pid in self._pids for one in descendants(pid)),
+            cgroup=self._cgroup_directory(),
+        )
+        self._backend = Tracepoints(filters)
+        self._started_ns = time.time_ns()
+        self._offset = clock_offset()
+        self._unions = Unions()
+        self._cgroups = Cgroups()
+        self._fetch()
+        self._thread = threading.Thread(target=self._run, name="fallthru-trace", daemon=True)
+        self._thread.start()
+
+    def _cgroup_directory(self) -> str | None:
+        if self._cgroup is None:
+            return None
+        root = cgroup_root()
+        inside = os.path.join(root, self._cgroup.lstrip("/")) if root else ""
+        for path in (self._cgroup, inside):
+            if path and os.path.exists(os.path.join(path, "cgroup.procs")):
+                return path
+        raise UsageError(
+            f"no such cgroup: {printable(self._cgroup)}",
+            hint="name a directory of the cgroup2 file system, or its path below the root",
+        )
+
+    def _run(self) -> None:
+        assert self._backend is not None
+        try:
+            while not self._stopping.is_set():
+                self._backend.wait(_INTERVAL)
+                self._fetch()
+        except BaseException as error:  # told to whoever asks next
+            self._failure = error
+
+    def _fetch(self) -> None:
+        assert self._backend is not None
+        with self._lock:
+            raw = self._backend.take()
+            if not raw:
+                return
+            self._raw.append(raw)
+            # A union may be gone soon: its name is looked up at once.
+            if has_mounts(raw):
+                self._unions.learn(split(raw).mounts)
+
+    def stop(self) -> None:
+        """Stop tracing; what was seen stays available.  Idempotent."""
+        if self._backend is None or self._ended_ns is not None:
+            return
+        self._backend.detach()
+        self._stopping.set()
+        self._thread.join()
+        self._fetch()
+        self._backend.close()
+        self._ended_ns = time.time_ns()
+
+    def drain(self) -> pa.Table:
+        """The spans since the last call, as rows of :data:`tracer.schema.SCHEMA`."""
+        if self._failure is not None:
+            raise self._failure
+        assert self._backend is not None, "the session was never started"
+        if self._ended_ns is None:
+            self._fetch()
+        with self._lock:
+            raw, self._raw = b"".join(self._raw), []
+        table = to_table(
+            split(raw),
+            clock_offset=self._offset,
+            backend=self._backend.name,
+            mount_name=self._unions.name,
+            cgroup_name=self._cgroups.name,
+        )
+        self._spans += table.num_rows
+        return table
+
+    def table(self) -> pa.Table:
+        """All spans since the start that :meth:`drain` has not taken away."""
+        self._tables.append(self.drain())
+        self._tables = [pa.concat_tables(self._tables)]
+        return self._tables[0]
+
+    @property
+    def lost(self) -> int:
+        """Records that found no room in the ring."""
+        return self._backend.lost if self._backend else 0
+
+    @property
+    def unmatched(self) -> int:
+        """Copyups that were seen to begin but not to end."""
+        return self._backend.unmatched if self._backend else 0
+
+    @property
+    def hooks(self) -> frozenset[str]:
+        """The tracepoints in use."""
+        return self._backend.hooks if self._backend else frozenset()
+
+    def metadata(self) -> RunMetadata:
+        """The run as the trace file describes it; counts are as of the last drain."""
+        assert self._backend is not None, "the session was never started"
+        kernel = os.uname()
+        filters: dict[str, Any] = {
+            "mounts": self._mounts,
+            "pids": self._pids,
+            "cgroup": self._cgroup,
+        }
+        return RunMetadata(
+            kernel=kernel.release,
+            hostname=kernel.nodename,
+            backend=self._backend.name,
+            started_ns=self._started_ns,
+            ended_ns=self._ended_ns,
+            command=self._command,
+            filters={key: value for key, value in filters.items() if value},
+            mounts=self._unions.metadata(),
+            spans=self._spans,
+            lost=self.lost,
+            unmatched=self.unmatched,
+            tool_version=__version__,
+        )
