@@ -451,6 +451,34 @@ def statfs_type(path: Path) -> int:
     return int(buffer.f_type)
 
 
+_MAX_HANDLE = 128  # MAX_HANDLE_SZ (include/linux/exportfs.h)
+
+
+class _FileHandle(ctypes.Structure):
+    _fields_ = (
+        ("handle_bytes", ctypes.c_uint),
+        ("handle_type", ctypes.c_int),
+        ("f_handle", ctypes.c_ubyte * _MAX_HANDLE),
+    )
+
+
+def name_to_handle_at(dirfd: int, path: Path = "", flags: int = AT_EMPTY_PATH) -> tuple[int, bytes]:
+    """A file's handle as (type, bytes), which stays when it is renamed; EOPNOTSUPP without."""
+    handle = _FileHandle(handle_bytes=_MAX_HANDLE)
+    mount_id = ctypes.c_int()
+    _check(
+        _libc.name_to_handle_at(
+            ctypes.c_int(dirfd),
+            os.fsencode(path),
+            ctypes.byref(handle),
+            ctypes.byref(mount_id),
+            ctypes.c_int(flags),
+        ),
+        path,
+    )
+    return handle.handle_type, bytes(handle.f_handle[: handle.handle_bytes])
+
+
 # ------------------------------------------------------------------ xattrs
 
 
