@@ -52,7 +52,7 @@ def compare(
     ``bytes_after``, ``bytes_saved``.
     """
     first, second = (_totals(frame, by, depth) for frame in (before, after))
-    joined = first.join(second, how="outer", lsuffix="_before", rsuffix="_after")
+    joined = first.add_suffix("_before").join(second.add_suffix("_after"), how="outer")
     found = pd.DataFrame(index=joined.index)
     for name in ("spans", "time", "bytes"):
         for side in ("before", "after"):

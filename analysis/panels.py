@@ -32,6 +32,7 @@ __all__ = [
     "phase_lines",
     "phase_times",
     "points_shown",
+    "sample",
     "scatter",
     "size_scale",
     "stack",
@@ -47,6 +48,7 @@ _VECTOR_POINTS = 1_500
 _MOST_POINTS = 60_000
 #: Medians below this (ns) are not drawn: they would only stretch the axis.
 _NOTICEABLE = 300.0
+_UNTOLD = "not told"
 
 
 def nothing(axes: Axes, frame: Frame) -> bool:
@@ -88,12 +90,12 @@ def size_scale(axes: Axes, frame: Frame) -> None:
 def scatter(axes: Axes, frame: Frame, every: Frame) -> None:
     """A point for each copyup; ``every`` are the spans that share the scale and the legend."""
     low, high, _ = _size_ends(every)
-    shown = _sample(frame)
+    shown = sample(frame)
     many = len(shown) > _VECTOR_POINTS
-    for how, colour in HOW_COLOURS.items():
-        if not (every["how"] == how).any():
+    for how, colour in (HOW_COLOURS | {_UNTOLD: MUTED}).items():
+        if not _went(every, how).any():
             continue
-        part = shown[(shown["how"] == how).to_numpy()]
+        part = shown[_went(shown, how)]
         size = part["size"].to_numpy(dtype=float)
         axes.scatter(
             np.where(size > 0, size, empty_at(low, high)),
@@ -107,12 +109,19 @@ def scatter(axes: Axes, frame: Frame, every: Frame) -> None:
         axes.scatter([], [], s=26, color=colour, linewidths=0, label=how)
 
 
+def _went(frame: Frame, how: str) -> npt.NDArray[np.bool_]:
+    """Which spans' data went up like this."""
+    told = frame["how"]
+    return np.asarray(told.isna() if how == _UNTOLD else told == how, dtype=bool)
+
+
 def points_shown(frame: Frame) -> int:
     """How many copyups of ``frame`` a cloud of points shows."""
-    return len(_sample(frame))
+    return len(sample(frame))
 
 
-def _sample(frame: Frame) -> Frame:
+def sample(frame: Frame) -> Frame:
+    """At most a drawable number of spans, evenly chosen, the slowest always among them."""
     if len(frame) <= _MOST_POINTS:
         return frame
     step = -(-len(frame) // _MOST_POINTS)
