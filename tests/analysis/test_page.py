@@ -136,7 +136,7 @@ def test_pictures_say_what_they_are_to_a_screen_reader(tmp_path: Path) -> None:
 
 def test_hostile_names_are_only_text(tmp_path: Path) -> None:
     made = synthetic.columns(Workload(spans=len(HOSTILE)))
-    made.update(dict.fromkeys(("path", "comm", "op", "mount", "cgroup"), list(HOSTILE)))
+    made.update({key: list(HOSTILE) for key in ("path", "comm", "op", "mount", "cgroup")})
     hostile_mount = {HOSTILE[0]: {"options": HOSTILE[1], "top": HOSTILE[2], "bottoms": [None]}}
     changes = {"mounts": hostile_mount, "command": list(HOSTILE), "hostname": HOSTILE[1]}
     directory = tmp_path / "<b onclick=alert(1)>run"
