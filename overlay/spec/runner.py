@@ -22,13 +22,14 @@ from time import perf_counter
 from typing import Any, Final
 
 from overlay import syscalls
-from overlay.errors import FallthruError
+from overlay.errors import FallthruError, OperationFailed
 from overlay.spec.bench import Bench, Lacks, Places
-from overlay.spec.catalogue import Clause
+from overlay.spec.catalogue import Clause, Departure
 from overlay.spec.checks import Check, all_checks
 from overlay.spec.observe import Observation
 from overlay.spec.targets import Target
 from overlay.spec.worker import Message, Send, WorkerSilent, worker
+from overlay.text import printable
 
 __all__ = ["STATUSES", "Result", "judge", "run"]
 
@@ -213,15 +214,15 @@ def _verdict(
         note = "stale: the catalogue announces a departure here" if departures else ""
         return _of_observations(clause, target, "kept", seen, note=note, stale=bool(departures))
 
-    def announced(observation: Observation) -> bool:
-        text = f"{observation.subject}: {observation.observed}"
-        return any(departure.covers(observation.aspect, text) for departure in departures)
-
-    surprising = [observation for observation in differing if not announced(observation)]
+    surprising = [o for o in differing if not any(_used(d, [o]) for d in departures)]
     if surprising:
         return _of_observations(clause, target, "failed", surprising)
-    note = " ".join(departure.why for departure in departures)
+    note = " ".join(departure.why for departure in departures if _used(departure, differing))
     return _of_observations(clause, target, "departed", differing, note=note)
+
+
+def _used(departure: Departure, differing: list[Observation]) -> bool:
+    return any(departure.covers(o.aspect, f"{o.subject}: {o.observed}") for o in differing)
 
 
 def _of_observations(
@@ -233,8 +234,8 @@ def _of_observations(
     note: str = "",
     stale: bool = False,
 ) -> Result:
-    expected = "; ".join(f"{o.subject}: {o.expected}" for o in observations)
-    observed = "; ".join(f"{o.subject}: {o.observed}" for o in observations)
+    expected = printable("; ".join(f"{o.subject}: {o.expected}" for o in observations))
+    observed = printable("; ".join(f"{o.subject}: {o.observed}" for o in observations))
     return _result(clause, target, status, expected, observed, note=note, stale=stale)
 
 
@@ -283,8 +284,14 @@ class _Scratch:
             if home is None and self._made:
                 self._made.append(self._made[0])
             else:
+                try:
+                    made = tempfile.mkdtemp(prefix="fallthru-spec-", dir=home)
+                except OSError as error:
+                    self.__exit__()
+                    raise OperationFailed(
+                        "no directory for the layers can be made", errno=error.errno or 0
+                    ) from None
                 # Resolved, because the kernel's mountinfo names mounts without symlinks.
-                made = tempfile.mkdtemp(prefix="fallthru-spec-", dir=home)
                 self._made.append(Path(made).resolve())
         return self
 
