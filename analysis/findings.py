@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import pandas as pd
 
@@ -30,7 +31,24 @@ ATTRIBUTE_OPS = frozenset(
     }
 )
 
+#: From this share on something is called the main thing.
 _MAINLY = 0.4
+_PHASE_MEANS = {
+    "create": (
+        "spent before the first byte: looking up, and making the new file",
+        "It does not depend on the size. Fewer copyups help; copying less does not.",
+    ),
+    "data": (
+        "copying data",
+        "A top on the bottom's own file system, if that can share extents (xfs, btrfs), "
+        "would not copy at all.",
+    ),
+    "sync": (
+        "fsync",
+        "Each copy is made durable before it takes the file's place. A top that is deleted "
+        "afterwards needs none of it: the profile throwaway leaves it out.",
+    ),
+}
 
 
 @dataclass(frozen=True)
@@ -66,16 +84,15 @@ def _attributes(frame: Frame) -> Finding | None:
     )
 
 
-def _sync(frame: Frame) -> Finding | None:
-    """The fsync that makes a copy durable before it takes the file's place."""
-    row = stats.phases(frame).loc["sync"]
-    if not row["known"] or not row["share"] >= _MAINLY:
+def _phase(frame: Frame) -> Finding | None:
+    """The phase that outweighs the others, and what it means."""
+    rows: dict[Any, dict[Any, Any]] = stats.phases(frame).to_dict("index")
+    name = max(_PHASE_MEANS, key=lambda phase: rows[phase]["time"])
+    share, time = rows[name]["share"], human_time(rows[name]["time"].value)
+    if not share >= _MAINLY:  # NaN where no span tells it
         return None
-    return Finding(
-        f"{row['share']:.0%} of copyup time is fsync ({human_time(row['time'].value)}).",
-        "Each copy is made durable before it takes the file's place. A top that is deleted "
-        "afterwards needs none of it: the profile throwaway leaves it out.",
-    )
+    what, why = _PHASE_MEANS[name]
+    return Finding(f"{share:.0%} of copyup time is {what} ({time}).", why)
 
 
 def _process(frame: Frame) -> Finding | None:
@@ -145,7 +162,7 @@ def _ns(frame: Frame) -> int:
 
 _RULES: tuple[Callable[[Frame], Finding | None], ...] = (
     _attributes,
-    _sync,
+    _phase,
     _process,
     _directory,
     _few_files,

@@ -109,7 +109,9 @@ def _facts(run: Run) -> str:
         below = " over ".join(map(str, bottoms)) if isinstance(bottoms, list) else "unknown"
         facts.append(("mount", f"<code>{_text(place)}</code>"))
         facts.append(("layers", f"{_text(mount.get('top'))} over {_text(below)}"))
-        facts.append(("options", f"<code>{_text(mount.get('options', ''))}</code>"))
+        # A long list breaks after commas, not inside a name.
+        options = _text(mount.get("options", "")).replace(",", ",<wbr>")
+        facts.append(("options", f"<code>{options}</code>"))
     facts.append(("traced by", f"{_text(data.backend)}, fallthru {_text(data.tool_version)}"))
     facts.append(("spans", f"{run.spans:,}; {data.lost:,} events lost"))
     if not data.command:
@@ -148,7 +150,7 @@ def _run(run: Run, frame: Frame, every: Frame, number: int, top: int, depth: int
         yield "</ul>"
     yield from _pictures(run, frame, number, top, depth)
     for key, title, first in tables.GROUPINGS:
-        if key not in ("mount", "how") or frame[key].nunique() > 1:
+        if key not in ("mount", "how", "ftype") or frame[key].nunique() > 1:
             yield _table(tables.by(frame, key, title, first, top=top, depth=depth))
         if key == "size":
             yield _table(tables.phases(frame))
@@ -249,6 +251,10 @@ def _comparison(trace: Trace, frames: dict[str, Frame], top: int) -> Iterator[st
     for run in others:
         after = frames[run.name]
         yield f"<h2>What {_text(run.name)} saves against {_text(first.name)}</h2>"
+        yield (
+            f"<p class=sub>Before: <strong>{_text(first.name)}</strong>. "
+            f"After: <strong>{_text(run.name)}</strong>.</p>"
+        )
         yield from _saved(before, after)
     yield _figure(
         plots.compare(frames),
@@ -262,8 +268,7 @@ def _comparison(trace: Trace, frames: dict[str, Frame], top: int) -> Iterator[st
         if len(others) > 1:
             yield f"<h2>{_text(run.name)} against {_text(first.name)}</h2>"
         for key, title, column in tables.GROUPINGS[2:4]:
-            names = (first.name, run.name)
-            yield _table(tables.changes(before, after, names, key, title, column, top=top))
+            yield _table(tables.changes(before, after, key, title, column, top=top))
     yield "</section>"
 
 

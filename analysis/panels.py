@@ -209,14 +209,14 @@ def stack(axes: Axes, table: Frame) -> None:
     tidy(axes, grid="x")
 
 
-def bars(axes: Axes, table: Frame, width: int) -> None:
+def bars(axes: Axes, table: Frame, width: int, rows: int = 0) -> None:
     times = nanoseconds(table["time"])
     places = np.arange(len(table))
     axes.barh(places, times, 0.7, color=SERIES[0], linewidth=0)
     names = ["(unknown)" if pd.isna(name) else label(name, width) for name in table.index]
     axes.set_yticks(places, names)
     axes.tick_params(axis="y", labelcolor=INK)
-    axes.set_ylim(len(table) - 0.4, -0.6)
+    axes.set_ylim(max(len(table), rows) - 0.4, -0.6)
     counts, moved = table["spans"].tolist(), table["bytes"].tolist()
     for place, (time, count, size) in enumerate(zip(times, counts, moved, strict=True)):
         spans = f", {count:,}×" if count > 1 else ""

@@ -163,11 +163,12 @@ def top_groups(frame: Frame, count: int = 10, depth: int = 2) -> Figure:
         "Processes": stats.summarise(frame, "process").head(count),
         "Directories": stats.summarise(frame, "directory", depth=depth).head(count),
     }
-    made = figure(WIDTH, 1.2 + 0.3 * max([len(table) for table in tables.values()] + [3]))
+    rows = max(3, *(len(table) for table in tables.values()))
+    made = figure(WIDTH, 1.2 + 0.3 * rows)
     for axes, (title, table) in zip(made.subplots(1, 2), tables.items(), strict=True):
         axes.set_title(f"{title} by time in copyup")
         if not nothing(axes, table):
-            bars(axes, table, width=28)
+            bars(axes, table, width=28, rows=rows)
     return made
 
 

@@ -47,7 +47,7 @@ def _run(run: Run, trace: Trace, frame: pd.DataFrame, top: int, depth: int) -> d
     every = trace.run(run.name)
     groups = {
         key: _records(stats.summarise(frame, key, depth=depth), None if key == "size" else top)
-        for key in ("process", "directory", "op", "size", "how", "mount")
+        for key in ("process", "directory", "op", "size", "ftype", "how", "mount")
     }
     return {
         "name": run.name,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -24,6 +23,7 @@ GROUPINGS = (
     ("directory", "By directory", "directory"),
     ("op", "By system call", "system call"),
     ("size", "By file size", "file size"),
+    ("ftype", "By type of file", "type"),
     ("how", "By what was copied", "how"),
     ("mount", "By mount", "mount point"),
 )
@@ -128,6 +128,8 @@ def phases(frame: Frame) -> Table:
     found = stats.phases(frame)
     rows = []
     for name, row in zip(found.index, _rows(found), strict=True):
+        if name == "other" and not row["happened"]:
+            continue
         times = [duration(row[one]) for one in ("p50", "p90", "p99", "max")]
         share = _share(row["share"])
         rows.append((_name(name), f"{row['happened']:,}", duration(row["time"]), share, *times))
@@ -160,10 +162,8 @@ def files(frame: Frame, *, top: int) -> Table:
     return Table("Files with most time", columns, rows, note, texts=3, paths=True)
 
 
-def changes(
-    before: Frame, after: Frame, names: Sequence[str], key: str, title: str, first: str, *, top: int
-) -> Table:
-    """What the run ``names[1]`` costs against ``names[0]``, by one grouping."""
+def changes(before: Frame, after: Frame, key: str, title: str, first: str, *, top: int) -> Table:
+    """What the run ``after`` costs against ``before``, by one grouping."""
     found = compare(before, after, key)
     cut = found if key == "size" else found.head(top)
     rows = tuple(
@@ -179,8 +179,7 @@ def changes(
         )
         for name, row in zip(cut.index, _rows(cut), strict=True)
     )
-    one, two = (printable(name) for name in names)
-    columns = (first, *(f"{what}, {run}" for what in ("copyups", "time") for run in (one, two)))
-    columns = (*columns, "change", f"data, {one}", f"data, {two}")
+    pairs = [f"{what} {when}" for what in ("copyups", "time") for when in ("before", "after")]
+    columns = (first, *pairs, "change", "data before", "data after")
     more = len(found) - len(cut)
     return Table(title, columns, rows, f"… and {more:,} more." if more else "")

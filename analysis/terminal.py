@@ -33,8 +33,7 @@ def show(trace: Trace, *, top: int, depth: int) -> None:
         after = stats.copyups(trace.run(run.name))
         click.echo()
         click.echo(comparison_line(first, run, before, after))
-        names = (first.name, run.name)
-        _print(tables.changes(before, after, names, "op", "By system call", "system call", top=top))
+        _print(tables.changes(before, after, "op", "By system call", "system call", top=top))
 
 
 def comparison_line(first: Run, second: Run, before: pd.DataFrame, after: pd.DataFrame) -> str:
@@ -76,7 +75,7 @@ def _tables(every: pd.DataFrame, frame: pd.DataFrame, top: int, depth: int) -> I
     if frame.empty:
         return
     for key, title, first in tables.GROUPINGS:
-        if key in ("mount", "how") and frame[key].nunique() < 2:
+        if key in ("mount", "how", "ftype") and frame[key].nunique() < 2:
             continue
         yield tables.by(frame, key, title, first, top=top, depth=depth)
     yield tables.phases(frame)

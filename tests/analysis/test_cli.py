@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
+import numpy as np
 import pytest
 
 from overlay.cli import main
@@ -61,6 +62,20 @@ def test_terminal_summary_and_page(tmp_path: Path, report: Report) -> None:
     assert "\x1b" not in done.stdout  # no colours in a pipe
     assert page.read_text().startswith("<!DOCTYPE html>")
     assert sorted(entry.name for entry in tmp_path.iterdir()) == ["one", "page.html"]
+
+
+def test_a_terminal_comparison_names_what_changed(tmp_path: Path, report: Report) -> None:
+    before = synthetic.trace(tmp_path / "document", Workload(spans=211))
+    synthetic.trace(tmp_path / "fallthru", Workload(spans=211, metacopy=True))
+    done = report("document", "fallthru")
+    assert (done.returncode, done.stderr) == (0, "")
+    last = done.stdout[done.stdout.index("fallthru against document") :]
+    assert "211 files in both, 0 and 0 in one only" in last
+    chowned = int(np.sum(before["op"] == "fchownat"))
+    row = next(line.split() for line in last.splitlines() if line.startswith("  fchownat"))
+    assert row[1:3] == [str(chowned)] * 2
+    assert "less" in row
+    assert row[-2:] == ["0", "B"]  # metadata alone went up
 
 
 def test_json_holds_the_same_figures(tmp_path: Path, report: Report) -> None:
