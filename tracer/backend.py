@@ -63,23 +63,23 @@ class Tracepoints:
 
     def __init__(self, filters: Filters) -> None:
         self._program: Program = build(filters)
-        self._state = self._program.bpf["state"]
+        self._state = self._program.bpf[b"state"]
         self._counts: tuple[int, int] | None = None
         try:
             self._fill(filters)
             self._find_unions()
-            self._ring = Ring(self._program.bpf["ring"].map_fd, RING_BYTES, RECORD_SIZE)
+            self._ring = Ring(self._program.bpf[b"ring"].map_fd, RING_BYTES, RECORD_SIZE)
         except BaseException:
             self._program.detach()
             raise
 
     def _fill(self, filters: Filters) -> None:
         for name, keys in (("wanted", filters.devices), ("tree", filters.pids)):
-            table = self._program.bpf[name]
+            table = self._program.bpf[name.encode()]
             for key in keys:
                 table[table.Key(key)] = table.Leaf(1)
         if filters.cgroup:
-            cgroups = self._program.bpf["cgroups"]
+            cgroups = self._program.bpf[b"cgroups"]
             cgroups[0] = filters.cgroup.encode()
 
     def _find_unions(self) -> None:
@@ -99,7 +99,7 @@ class Tracepoints:
 
     def add_pid(self, pid: int) -> None:
         """Trace this process, and its children, too."""
-        table: Any = self._program.bpf["tree"]
+        table: Any = self._program.bpf[b"tree"]
         table[table.Key(pid)] = table.Leaf(1)
 
     def wait(self, seconds: float) -> None:

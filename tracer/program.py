@@ -36,6 +36,7 @@ _FIELDS: dict[str, Sequence[str]] = {
         "i_nlink",
         "i_mode",
         "i_dentry.first",
+        "i_data.nrpages",
     ),
     "dentry": ("d_parent", "d_inode", "d_name.name", "d_name.len", "d_u.d_alias.next"),
     "super_block": ("s_dev", "s_magic", "s_type", "s_fs_info", "s_root", "s_instances.next"),
@@ -159,7 +160,7 @@ def _source(btf: Btf, ranges: Sequence[Range], filters: Filters) -> str:
 def _attach(bcc: Any, bpf: Any, hooks: Mapping[str, str]) -> frozenset[str]:
     done = set()
     for tracepoint, name in hooks.items():
-        bpf.load_func(f"on_{name}", bcc.BPF.RAW_TRACEPOINT)  # bcc loads each function once
+        bpf.load_func(f"on_{name}".encode(), bcc.BPF.RAW_TRACEPOINT)  # bcc loads each function once
         try:
             bpf.attach_raw_tracepoint(tp=tracepoint.encode(), fn_name=f"on_{name}".encode())
         except Exception:

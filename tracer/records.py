@@ -16,7 +16,7 @@ import pyarrow as pa
 
 from overlay.text import printable
 from tracer.schema import PHASES, SCHEMA
-from tracer.sysnames import name_of
+from tracer.sysnames import name_of, numbers_of
 
 __all__ = ["RECORD_SIZE", "SPAN", "Batch", "MountRecord", "has_mounts", "split", "to_table"]
 
@@ -53,7 +53,7 @@ SPAN = np.dtype(
         ("mode", "u4"),
         ("magic", "u4"),
         ("path_len", "u4"),
-        ("pad", "u4"),
+        ("pages", "u4"),
         ("comm", "S16"),
         # V, not S: numpy would strip bytes that happen to be zero.
         ("path", f"V{_PATH_IN_RECORD}"),
@@ -98,11 +98,16 @@ _XFS = 0x58465342
 _BTRFS = 0x9123683E
 _BCACHEFS = 0xCA451A4E
 _OCFS2 = 0x7461636F
-#: File systems that share extents with each other's files; there, data that dirtied no
-#: page cache was shared.
+#: File systems whose files can share extents; there, data that never was in the page
+#: cache was shared.
 _SHARING = (_XFS, _BTRFS, _BCACHEFS, _OCFS2)
 #: File systems whose fsync the probes see, or that have none.
 _SYNC_KNOWN = (_TMPFS, _XFS, _BTRFS, 0xEF53, 0xF2F52010)
+
+#: These copy a file up because its data will change.
+_DATA_CALLS = np.array(
+    numbers_of("open", "openat", "openat2", "creat", "truncate", "open_by_handle_at"), np.uint32
+)
 
 _EINTR = 4
 _RESTART = 512  # the kernel's own codes for "interrupted, maybe start again"
@@ -209,13 +214,16 @@ def _hows(spans: npt.NDArray[np.void]) -> tuple[npt.NDArray[np.int64], npt.NDArr
     dirtied = spans["dirtied"].astype(np.int64)
     tmpfs = magic == _TMPFS
     # Holes are not copied.  tmpfs counts pages in use; other file systems may allocate
-    # later, but what was written has dirtied page cache.
-    written = np.where(tmpfs, spans["blocks"].astype(np.int64) * 512, dirtied)
-    # Only-metadata: no data was written, yet the file has its size.
-    stub = regular & ((flags & F_METACOPY) != 0) & ~data_only & (written == 0) & (size > 0)
+    # later, but what was written has dirtied page cache, and some of it is still there.
+    # (Dirtying alone says little: it counts the file system's own metadata, too.)
+    cached = np.where(spans["pages"] > 0, dirtied, 0)
+    written = np.where(tmpfs, spans["blocks"].astype(np.int64) * 512, cached)
     shared = (flags & F_CLONED) != 0
-    stub &= ~shared
-    shared |= np.isin(magic, _SHARING) & (dirtied == 0) & ~stub
+    # Only metadata: the file has its size, but nothing was written, nor asked for.
+    stub = regular & ((flags & F_METACOPY) != 0) & ~data_only & ~shared
+    stub &= (size > 0) & (written == 0)
+    stub &= ~np.isin(spans["nr"], _DATA_CALLS)
+    shared |= np.isin(magic, _SHARING) & (written == 0) & ~stub
     has_data = regular & (size > 0)
     how = np.select(
         [~has_data, stub, shared],

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 
-__all__ = ["IO_URING_WORKER", "KERNEL_THREAD", "name_of"]
+__all__ = ["IO_URING_WORKER", "KERNEL_THREAD", "name_of", "numbers_of"]
 
 #: Not system calls: where a copyup came from instead (``enum`` in probes/tracepoints.c).
 IO_URING_WORKER = 0xFFFFFFFF
@@ -126,3 +126,8 @@ _NAMES = _COMMON | (_X86_64 if os.uname().machine == "x86_64" else _GENERIC)
 def name_of(number: int) -> str:
     """``openat`` for its number; ``syscall_N`` for one that is not listed."""
     return _NAMES.get(number, f"syscall_{number}")
+
+
+def numbers_of(*names: str) -> list[int]:
+    """The numbers of those of ``names`` that this architecture has."""
+    return [number for number, name in _NAMES.items() if name in names]

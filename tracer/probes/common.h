@@ -85,7 +85,7 @@ struct span_record {
     u32 mode;
     u32 magic;       /* of the top's file system */
     u32 path_len;
-    u32 pad;
+    u32 pages;       /* of the file in the page cache */
     char comm[TASK_COMM_LEN];
     char path[PATH_IN_RECORD]; /* names from the file up, each followed by a slash */
 };

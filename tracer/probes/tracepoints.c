@@ -218,11 +218,16 @@ static __always_inline u64 alias_in(u64 inode, u64 dir, struct mount *m)
     return 0;
 }
 
-static __always_inline int in_workdir(u64 inode, struct mount *m)
+/* Whether the inode may be one that overlayfs is making: unlinked, or in the work
+ * directory, or too new for a name.  A regular file without any name is none of these: file
+ * systems have such for their own use (quota, large xattrs; btrfs one without a type). */
+static __always_inline int in_the_making(u64 inode, u32 mode, struct mount *m)
 {
+    if (IS_REG(mode) && READ(inode, inode, i_nlink) == 0)
+        return 1;
     u64 node = READ(inode, inode, i_dentry_first);
     if (!node)
-        return 1; /* no name at all yet */
+        return !IS_REG(mode) && (mode & S_IFMT);
     return READ(dentry, node - __builtin_offsetof(struct k_dentry, d_u_d_alias_next), d_parent) ==
            m->workdir;
 }
@@ -319,6 +324,7 @@ static __always_inline void measure(struct span *s, u64 task)
     s->rec.size = READ(inode, s->inode, i_size);
     s->rec.blocks = READ(inode, s->inode, i_blocks);
     s->rec.mode = READ(inode, s->inode, i_mode);
+    s->rec.pages = READ(inode, s->inode, i_data_nrpages);
     s->rec.dirtied = dirtied_now(task) - s->dirtied_base;
 }
 
@@ -385,13 +391,13 @@ static __always_inline u32 call_number(u64 task)
     return SYSCALL_NR(regs);
 }
 
-static __always_inline int start(void *ctx, u64 task, u64 cred, struct mount *m, u64 inode, u64 now)
+static __always_inline int start(void *ctx, u64 task, u64 cred, struct mount *m, u64 inode, u64 now,
+                                 int dirty)
 {
     u32 mode = READ(inode, inode, i_mode);
-    u32 nlink = READ(inode, inode, i_nlink);
     u32 flags = m->metacopy ? F_METACOPY : 0;
-    if (!(IS_REG(mode) && nlink == 0) && !in_workdir(inode, m)) {
-        if (!IS_REG(mode) || !m->metacopy)
+    if (!in_the_making(inode, mode, m)) {
+        if (!IS_REG(mode) || !m->metacopy || !READ(inode, inode, i_dentry_first))
             return 0;
         flags |= F_DATA_ONLY;
     }
@@ -404,6 +410,8 @@ static __always_inline int start(void *ctx, u64 task, u64 cred, struct mount *m,
         return 0;
     /* A parent directory that went up in this same call: its own copyup worked. */
     struct span *before = spans.lookup(&tid);
+    if (before && !(before->rec.flags & F_DONE) && finish(before, m, 0, now, task))
+        before->rec.flags |= F_LATE; /* without the ctime tracepoints */
     if (before && before->rec.flags & F_DONE)
         send(before);
     else if (before)
@@ -426,7 +434,8 @@ static __always_inline int start(void *ctx, u64 task, u64 cred, struct mount *m,
         flags |= F_HINTED;
     }
     s->rec.flags = flags;
-    s->rec.create_end = s->rec.data_end = s->rec.sync = s->rec.link_start = 0;
+    s->rec.create_end = dirty ? now : 0;
+    s->rec.data_end = s->rec.sync = s->rec.link_start = 0;
     s->rec.end = now;
     s->rec.size = READ(inode, inode, i_size);
     s->rec.blocks = s->rec.dirtied = 0;
@@ -495,7 +504,7 @@ static __always_inline int changed(void *ctx, u64 inode, int dirty)
     }
     if (s && (s->rec.flags & F_DONE) && inode == s->inode)
         return 0; /* the system call does to the new file what it was made for */
-    return start(ctx, task, cred, m, inode, now);
+    return start(ctx, task, cred, m, inode, now, dirty);
 }
 
 /* ---- hooks ------------------------------------------------------------------------ */
