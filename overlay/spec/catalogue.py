@@ -30,9 +30,10 @@ class Departure:
 
     It concerns targets whose name matches the shell pattern ``target`` and which have all
     of ``features``, or with ``!`` before one lack it.  ``differs`` are (aspect, pattern):
-    exactly the observations of that aspect whose ``subject: observed`` matches the pattern
-    may differ; anything else that differs is a failure, and so is every change of the
-    bottom.  ``source`` is a document line, a page of ours, a kernel document or a commit.
+    the observations of that aspect whose ``subject: observed`` matches the pattern may
+    differ, and at least one of each aspect does; anything else that differs is a failure,
+    and so is every change of the bottom.  ``source`` is a document line, a page of ours, a
+    kernel document or a commit.
     """
 
     target: str

@@ -192,10 +192,9 @@ def judge(
     except Exception as error:
         broken = traceback.format_exception_only(error)[-1].strip()
     finally:
-        try:
-            bench.close()
-        except (FallthruError, OSError) as error:
-            seen.append(Observation("mount", "unmounting", "leaves nothing", str(error)))
+        trouble = bench.close()
+    if trouble is not None:
+        seen.append(Observation("mount", "unmounting", "leaves nothing", trouble))
     if bench.untouched is not None:
         seen.append(bench.untouched)
     if broken is not None:
@@ -214,15 +213,23 @@ def _verdict(
         note = "stale: the catalogue announces a departure here" if departures else ""
         return _of_observations(clause, target, "kept", seen, note=note, stale=bool(departures))
 
-    surprising = [o for o in differing if not any(_used(d, [o]) for d in departures)]
+    happened = [departure for departure in departures if _happened(departure, differing)]
+    surprising = [o for o in differing if not any(_covers(d, o) for d in happened)]
     if surprising:
         return _of_observations(clause, target, "failed", surprising)
-    note = " ".join(departure.why for departure in departures if _used(departure, differing))
+    note = " ".join(departure.why for departure in happened)
     return _of_observations(clause, target, "departed", differing, note=note)
 
 
-def _used(departure: Departure, differing: list[Observation]) -> bool:
-    return any(departure.covers(o.aspect, f"{o.subject}: {o.observed}") for o in differing)
+def _covers(departure: Departure, observation: Observation) -> bool:
+    text = f"{observation.subject}: {observation.observed}"
+    return departure.covers(observation.aspect, text)
+
+
+def _happened(departure: Departure, differing: list[Observation]) -> bool:
+    """Whether all that the departure announces was seen: half of it is something else."""
+    seen = {o.aspect for o in differing if _covers(departure, o)}
+    return seen == {aspect for aspect, _ in departure.differs}
 
 
 def _of_observations(

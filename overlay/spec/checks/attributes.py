@@ -140,5 +140,6 @@ def hard_links(b: Bench) -> Observations:
     with (b.mnt / "one").open("ab") as file:
         file.write(b"changed\n")
     yield b.reads("one", b"linked\nchanged\n")
+    yield b.copied_up("one", b"linked\nchanged\n")
     yield b.reads("two", b"linked\n")
     yield b.on_top("two", "nothing")

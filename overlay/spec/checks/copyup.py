@@ -68,6 +68,7 @@ def truncate_no_data(b: Bench) -> Observations:
         lambda: os.close(os.open(b.mnt / "large", os.O_WRONLY | os.O_TRUNC)),
     )
     yield b.reads("large", b"")
+    yield b.copied_up("large", b"")
 
 
 def _truncated(b: Bench, size: int) -> Observations:
@@ -106,6 +107,7 @@ def only_n_bytes(b: Bench) -> Observations:
         lambda: os.truncate(b.mnt / "large", 4096),
     )
     yield b.reads("large", b"x" * 4096)
+    yield b.copied_up("large", b"x" * 4096)
 
 
 @check("copyup.whole-content")

@@ -53,6 +53,7 @@ def new_open(b: Bench) -> Observations:
     old = _copied_up_behind(b)
     try:
         yield b.reads("file", _NEW)
+        yield b.copied_up("file", _NEW)
         fd = os.open(b.mnt / "file", os.O_RDONLY | os.O_CLOEXEC)
         try:
             with (b.mnt / "file").open("ab") as file:

@@ -77,6 +77,8 @@ def unlink(b: Bench) -> Observations:
         yield again
         if again.ok:
             yield b.absent("dir/kept")
+            yield b.lists("dir", ("sub",))
+            yield b.reads("dir/sub/deep", b"deep content\n")
 
 
 @check("userland.fallthrus-unseen")
@@ -121,6 +123,7 @@ def marks_unseen(b: Bench) -> Observations:
     (b.mnt / "olddir").rmdir()
     (b.mnt / "olddir").mkdir()
     (b.mnt / "changed").write_bytes(b"changed\n")
+    yield b.on_top("olddir", "opaque directory")
     yield b.lists("", ("changed", "olddir"))
     for name in ("olddir", "changed"):
         yield b.same(

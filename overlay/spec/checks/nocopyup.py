@@ -85,6 +85,8 @@ def creating(b: Bench) -> Observations:
     for name, call in calls.items():
         yield b.result(name, call)
     yield b.lists("dir", ("file", "sub", "empty", *calls))
+    for name, kind in (("creat", "file"), ("mkfifo", "fifo"), ("mknod", "character device")):
+        yield b.on_top(f"dir/{name}", kind)
     for neighbour in ("file", "dir/file", "dir/sub", "dir/empty"):
         yield b.on_top(neighbour, "nothing")
 

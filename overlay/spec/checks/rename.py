@@ -17,6 +17,7 @@ def top_only(b: Bench) -> Observations:
     yield b.result("rename", lambda: os.rename(b.mnt / "dir/one", b.mnt / "dir/two"))
     yield b.absent("dir/one")
     yield b.reads("dir/two", b"new\n")
+    yield b.copied_up("dir/two", b"new\n")
     yield b.on_top("dir/one", "nothing")
 
 

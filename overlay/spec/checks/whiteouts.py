@@ -39,6 +39,7 @@ def none_for_top_only(b: Bench) -> Observations:
     b.mount()
     (b.mnt / "dir/newfile").write_bytes(b"new\n")
     (b.mnt / "dir/newdir").mkdir()
+    yield b.copied_up("dir/newfile", b"new\n")
     yield b.result("unlink dir/newfile", (b.mnt / "dir/newfile").unlink)
     yield b.result("rmdir dir/newdir", (b.mnt / "dir/newdir").rmdir)
     for name in ("dir/newfile", "dir/newdir"):
@@ -83,6 +84,7 @@ def persists(b: Bench) -> Observations:
     if again.ok:
         for name in ("oldfile", "dir/oldfile", "dir/olddir"):
             yield b.absent(name)
+            yield b.on_top(name, "whiteout")
 
 
 @check("whiteout.creat-replaces")
@@ -118,8 +120,10 @@ def hides_bottom(b: Bench) -> Observations:
     b.file("dir/below")
     b.file("dir/sub/below")
     b.file("dir/sub/above", on=b.top)
+    b.file("elsewhere")
     b.opaque("dir")
     b.mount()
+    yield b.lists("", ("dir", "elsewhere"))
     yield b.lists("dir", ("sub",))
     yield b.absent("dir/below")
     yield b.lists("dir/sub", ("above",))
@@ -151,6 +155,8 @@ def whiteouts_unseen(b: Bench) -> Observations:
     b.mount()
     (b.mnt / "dir/gone").unlink()
     (b.mnt / "dir/gone-dir").rmdir()
+    for name in ("dir/gone", "dir/gone-dir"):
+        yield b.on_top(name, "whiteout")
     yield b.lists("dir", ("stays",))
     yield b.result("open dir/gone", lambda: os.open(b.mnt / "dir/gone", os.O_PATH), "ENOENT")
     yield b.result("unlink dir/gone once more", (b.mnt / "dir/gone").unlink, "ENOENT")

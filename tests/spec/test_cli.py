@@ -1,0 +1,149 @@
+"""``fallthru spec``: output, files and exit codes."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from xml.etree import ElementTree as ET
+
+import pytest
+
+from overlay.spec import catalogue
+
+CLAUSES = catalogue.load()
+KEYS = {"id", "target", "kernel", "status", "expected", "observed", "lines"}
+
+
+def spec(
+    *arguments: str, user: int | None = None, code: int = 0
+) -> subprocess.CompletedProcess[str]:
+    """The command as a user runs it, piped; it must end with ``code``."""
+    done = subprocess.run(
+        [sys.executable, "-m", "overlay", "spec", *arguments],
+        capture_output=True,
+        text=True,
+        check=False,
+        user=user,
+        group=user,
+        extra_groups=None if user is None else [],
+        timeout=60,
+    )
+    assert done.returncode == code, done.stderr + done.stdout
+    assert "Traceback" not in done.stderr
+    return done
+
+
+def test_list_is_one_line_a_clause_when_piped() -> None:
+    lines = spec("list").stdout.splitlines()
+    assert [line.split("\t")[0] for line in lines] == [clause.id for clause in CLAUSES]
+    assert all(len(line.split("\t")) == 3 for line in lines)
+
+
+def test_list_json_keeps_intention_and_status_apart() -> None:
+    listed = json.loads(spec("list", "--json", "--clause", "copyup.ch*").stdout)
+    assert [clause["id"] for clause in listed] == [
+        "copyup.chmod",
+        "copyup.chown",
+        "copyup.chattr",
+    ]
+    for clause in listed:
+        assert set(clause) == {
+            "id",
+            "lines",
+            "statement",
+            "intended",
+            "status2010",
+            "check",
+            "departures",
+        }
+        assert "trigger" in clause["intended"]
+        assert "not work yet" in clause["status2010"]
+
+
+@pytest.mark.usefixtures("root")
+def test_run_of_everything_here_has_no_failure(tmp_path: Path) -> None:
+    junit = tmp_path / "spec.xml"
+    results = json.loads(spec("run", "--json", "--junit", str(junit)).stdout)
+    targets = {"kernel:document", "kernel:fallthru", "kernel:throwaway", "overlayfs"}
+    assert {result["target"] for result in results} == targets
+    assert len(results) == len(CLAUSES) * len(targets)
+    assert all(set(result) == KEYS for result in results)
+    assert {result["status"] for result in results} <= {"kept", "departed", "not-run"}
+    assert {result["kernel"] for result in results} == {os.uname().release}
+    assert ET.parse(junit).getroot().get("tests") == str(len(results))
+
+
+@pytest.mark.usefixtures("root")
+def test_a_failed_clause_exits_1_and_says_what_was_expected_where() -> None:
+    done = spec(
+        "run",
+        "--clause",
+        "example.unlink.*",
+        "--mount-command",
+        "mount --bind {bottom} {mnt} -o x-was={top}",
+        code=1,
+    )
+    assert "example.unlink.whiteout  failed" in done.stdout
+    for part in (
+        "L119, L90–L92",
+        "expected  oldfile on the top: whiteout",
+        "observed  oldfile on the top: nothing",
+        "the bottom: .: mtime_ns changed",
+        "command:mount: 1 failed",
+    ):
+        assert part in done.stdout
+
+
+@pytest.mark.usefixtures("root")
+def test_no_target_available_exits_3_and_one_is_enough_for_0() -> None:
+    absent = ("--mount-command", "no-such-program-3141 {bottom} {top} {mnt}")
+    done = spec("run", "--clause", "example.*", *absent, code=3)
+    assert "not run: no program no-such-program-3141" in done.stdout
+    assert " kept" not in done.stdout
+    done = spec("run", "--clause", "example.*", "--target", "overlayfs", *absent)
+    assert "command:no-such-program-3141: 11 not-run" in done.stdout
+
+
+def test_without_privilege_nothing_is_run_and_the_exit_code_is_3() -> None:
+    user = None
+    if os.geteuid() == 0:
+        user = 65534
+        if not all(os.stat(p).st_mode & 0o001 for p in Path(sys.executable).parents):
+            pytest.skip("needs: a checkout that other users can read")
+    done = spec("run", "--target", "overlayfs", "--clause", "example.*", user=user, code=3)
+    assert "mounting needs root" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["run", "--target", "nonsense"], "no such target: nonsense"),
+        (["run", "--clause", "nonsense.*"], "no clause matches"),
+        (["list", "--clause", "nonsense.*"], "no clause matches"),
+        (["run", "--target", "overlayfs", "--target", "overlayfs"], "given twice"),
+        (["run", "--mount-command", "mount {mnt}"], "lacks {bottom}, {top}"),
+        (["run", "--top-dir", "/nonexistent"], "does not exist"),
+    ],
+)
+def test_usage_errors_exit_2(arguments: list[str], message: str) -> None:
+    assert message in spec(*arguments, code=2).stderr
+
+
+@pytest.mark.usefixtures("root")
+def test_a_report_that_cannot_be_written_exits_5(tmp_path: Path) -> None:
+    missing = tmp_path / "missing" / "spec.xml"
+    done = spec("run", "--clause", "example.*", "--junit", str(missing), code=5)
+    assert "cannot be written" in done.stderr
+
+
+def test_help_shows_examples_and_loads_nothing_heavy() -> None:
+    assert "fallthru spec run --junit" in spec("run", "-h").stdout
+    code = (
+        "import sys, overlay.cli.spec; "
+        "print(sorted({'rich', 'tomllib', 'overlay.spec.runner', 'xml'} & sys.modules.keys()))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"

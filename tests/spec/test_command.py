@@ -1,0 +1,157 @@
+"""Targets that are commands, and targets that are not there: never a pass."""
+
+from __future__ import annotations
+
+import shutil
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from overlay.errors import UsageError
+from overlay.spec import catalogue, runner
+from overlay.spec.targets import (
+    CommandTarget,
+    KernelTarget,
+    OverlayfsTarget,
+    Target,
+    parse_target,
+)
+from tests.fsimages import loop_filesystem
+
+CLAUSES = catalogue.load()
+EXAMPLES = catalogue.select(CLAUSES, ["example.*"])
+
+MOUNT = (
+    "mount -t overlay overlay -o lowerdir={bottom},upperdir={top},workdir={work},index=on,"
+    "metacopy=on,redirect_dir=on {mnt}"
+)
+
+
+def script(path: Path, text: str) -> str:
+    path.write_text(f"#!/bin/sh\n{text}\n")
+    path.chmod(0o755)
+    return f"{path} {{bottom}} {{top}} {{work}} {{mnt}}"
+
+
+def counts(results: list[runner.Result]) -> Counter[str]:
+    return Counter(result.status for result in results)
+
+
+@pytest.mark.usefixtures("root")
+def test_mount_8_does_what_the_same_options_do_by_system_call() -> None:
+    command = CommandTarget.parse(MOUNT)
+    same = OverlayfsTarget((("index", "on"), ("metacopy", "on"), ("redirect_dir", "on")))
+    by_command = runner.run(CLAUSES, [command])
+    by_call = {result.id: result for result in runner.run(CLAUSES, [same])}
+    assert command.name == "command:mount"
+    # What only overlayfs by name is forgiven does not arise with these options.
+    assert {r.id: r.status for r in by_command} == {i: r.status for i, r in by_call.items()}
+
+
+@pytest.mark.usefixtures("root")
+def test_a_helper_that_binds_the_bottom_fails(tmp_path: Path) -> None:
+    target = CommandTarget.parse(script(tmp_path / "helper", 'mount --bind "$1" "$4"'))
+    results = runner.run(EXAMPLES, [target])
+    assert counts(results)["kept"] == 0
+    assert counts(results)["failed"] == len(EXAMPLES)
+
+
+@pytest.mark.usefixtures("root")
+def test_a_server_in_the_foreground_is_ended_with_its_mount(tmp_path: Path) -> None:
+    # Serves until its mount is gone, as a FUSE file system does; told by the mount table.
+    served = (
+        'mount -t overlay overlay -o "lowerdir=$1,upperdir=$2,workdir=$3" "$4"\n'
+        'exec python3 -c "\n'
+        "import select, sys\n"
+        "with open('/proc/self/mountinfo') as table:\n"
+        "    waiter = select.poll()\n"
+        "    waiter.register(table, select.POLLPRI)\n"
+        "    while sys.argv[1] in table.read():\n"
+        "        waiter.poll()\n"
+        '        table.seek(0)\n" "$4"'
+    )
+    target = CommandTarget.parse(script(tmp_path / "server", served))
+    results = runner.run(EXAMPLES[:3], [target])
+    assert counts(results) == {"kept": 3}
+
+
+@dataclass(frozen=True)
+class Missing:
+    """A target that knows that it can't work."""
+
+    name: str = "missing"
+
+    def available(self) -> str | None:
+        return "no such thing here"
+
+    def mount(self, bottoms: tuple[str, ...], top: str, work: str, mnt: str) -> None:
+        raise AssertionError
+
+    def unmount(self, mnt: str) -> None:
+        raise AssertionError
+
+    def features(self, mnt: str) -> frozenset[str]:
+        raise AssertionError
+
+
+@pytest.mark.usefixtures("root")
+@pytest.mark.parametrize(
+    ("target", "reason"),
+    [
+        (Missing(), "no such thing here"),
+        (CommandTarget.parse("no-such-program-3141 {bottom} {top} {mnt}"), "no program"),
+        (CommandTarget.parse("false {bottom} {top} {mnt}"), "status 1 and mounted nothing"),
+        (CommandTarget.parse("true {bottom} {top} {mnt}"), "status 0 and mounted nothing"),
+        (CommandTarget.parse("ls --nonsense {bottom} {top} {mnt}"), "Try 'ls --help'"),
+        (OverlayfsTarget((("nonsense", "on"),)), "nonsense"),
+    ],
+    ids=lambda value: getattr(value, "name", ""),
+)
+def test_what_cannot_mount_is_not_run_with_the_reason(target: Target, reason: str) -> None:
+    results = runner.run(EXAMPLES, [target])
+    assert counts(results) == {"not-run": len(EXAMPLES)}
+    assert all(reason in result.observed for result in results)
+
+
+@pytest.mark.usefixtures("root")
+def test_fuse_overlayfs_never_writes_to_the_bottom() -> None:
+    if shutil.which("fuse-overlayfs") is None or not Path("/dev/fuse").exists():
+        pytest.skip("needs: fuse-overlayfs")
+    target = CommandTarget.parse(
+        "fuse-overlayfs -o lowerdir={bottom},upperdir={top},workdir={work} {mnt}"
+    )
+    results = runner.run(CLAUSES, [target])
+    assert counts(results)["kept"] > len(CLAUSES) // 2
+    assert [r.id for r in results if "the bottom: " in r.observed and r.status != "kept"] == []
+
+
+@pytest.mark.usefixtures("root")
+@pytest.mark.parametrize("kind", ["ext4", "xfs", "btrfs"])
+def test_no_clause_fails_on_other_file_systems(kind: str) -> None:
+    with loop_filesystem(kind) as bottoms, loop_filesystem(kind) as tops:
+        results = runner.run(CLAUSES, [KernelTarget("document")], bottom_dir=bottoms, top_dir=tops)
+    assert [(r.id, r.observed) for r in results if r.status == "failed"] == []
+    assert counts(results)["kept"] > len(CLAUSES) * 3 // 4
+
+
+@pytest.mark.parametrize("text", ["kernel:nonsense", "overlay", "fuse-overlayfs", "", "command:x"])
+def test_unknown_targets_are_a_usage_error(text: str) -> None:
+    with pytest.raises(UsageError, match="no such target"):
+        parse_target(text)
+
+
+def test_target_names_are_what_they_were_asked_by() -> None:
+    for text in ("kernel:document", "overlayfs", "overlayfs:metacopy=on,volatile"):
+        assert parse_target(text).name == text
+    assert parse_target("kernel").name == "kernel:document"
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [("", "a program|bottom"), ("mount {top} {mnt}", "{bottom}"), ("mount '{bottom}", "words")],
+)
+def test_a_command_that_cannot_work_is_a_usage_error(text: str, message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        CommandTarget.parse(text)
