@@ -110,10 +110,10 @@ def diff(
 ) -> Iterator[Change]:
     """The changes of ``top`` against the union of ``bottoms``, in byte order of the paths.
 
-    Files of equal size and modification time count as equal unless ``checksum``; copyup
-    keeps both.  The times of a directory are not compared: whatever happens in it changes
-    them.  The root itself is not compared.  Raises HostileMark, and OSError with a file
-    name for what can't be read.
+    A file that was copied up counts as equal if size and modification time are, unless
+    ``checksum``: copyup keeps both.  The times of a directory are not compared: whatever
+    happens in it changes them.  The root itself is not compared.  Raises HostileMark, and
+    OSError with a file name for what can't be read.
     """
     return _Diff(View([top, *bottoms], family, data_bottoms), checksum).run()
 
@@ -288,7 +288,10 @@ class _Diff:
             return False
         if now.st.st_size != was.st.st_size or now.data is None or was.data is None:
             return True
-        if now.st.st_mtime_ns == was.st.st_mtime_ns and not self.checksum:
+        # Copyup keeps the time, and marks the file; what an archiver unpacked has any time
+        # it likes, and no mark.
+        copied_up = "origin" in now.marks.others and not self.checksum
+        if copied_up and now.st.st_mtime_ns == was.st.st_mtime_ns:
             return False
         return not self.same_bytes(now.data, was.data)
 
