@@ -93,6 +93,7 @@ _DIRECTORY = click.Path(exists=True, file_okay=False, path_type=str)
 @click.option("--bottom-dir", type=_DIRECTORY, help="Make the bottoms below this directory.")
 @click.option("--top-dir", type=_DIRECTORY, help="Make the tops below this directory.")
 @json_option
+@click.option("--explain", is_flag=True, help="Also say how and why targets depart.")
 @click.option("--junit", metavar="FILE", help="Also write JUnit XML.")
 def run(
     targets: tuple[str, ...],
@@ -102,6 +103,7 @@ def run(
     bottom_dir: str | None,
     top_dir: str | None,
     as_json: bool,
+    explain: bool,
     junit: str | None,
 ) -> None:
     """Run clauses on real mounts; exit 1 when one fails.
@@ -112,7 +114,7 @@ def run(
     \b
     Examples:
       fallthru spec run
-      fallthru spec run --target overlayfs:metacopy=on --clause 'copyup.*'
+      fallthru spec run --target overlayfs:metacopy=on --clause 'copyup.*' --explain
       fallthru spec run --junit spec.xml --mount-command \\
           'fuse-overlayfs -o lowerdir={bottom},upperdir={top},workdir={work} {mnt}'
     """
@@ -132,7 +134,7 @@ def run(
     if as_json:
         emit_json([result.as_json() for result in results])
     else:
-        _show(results, clauses)
+        _show(results, clauses, {"failed", "departed"} if explain else {"failed"})
     statuses = {result.status for result in results}
     context = click.get_current_context()
     if "failed" in statuses:
@@ -165,7 +167,7 @@ def _write(path: str, text: str) -> None:
         ) from None
 
 
-def _show(results: Sequence[Result], clauses: Sequence[Clause]) -> None:
+def _show(results: Sequence[Result], clauses: Sequence[Clause], explained: set[str]) -> None:
     from overlay.spec import report
 
     if sys.stdout.isatty() and os.environ.get("TERM") != "dumb":
@@ -175,7 +177,7 @@ def _show(results: Sequence[Result], clauses: Sequence[Clause]) -> None:
     click.echo()
     by_id = {clause.id: clause for clause in clauses}
     for result in results:
-        if result.status == "failed":
+        if result.status in explained:
             click.echo("\n".join(report.explain(result, by_id[result.id])) + "\n")
     reasons = {(r.target, r.note): None for r in results if r.status == "not-run"}
     for target, reason in reasons:

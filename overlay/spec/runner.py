@@ -12,21 +12,20 @@ from __future__ import annotations
 
 import os
 import random
-import shutil
-import tempfile
 import traceback
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Generator, Iterable, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from time import perf_counter
 from typing import Any, Final
 
-from overlay import syscalls
-from overlay.errors import FallthruError, OperationFailed
+from overlay.errors import FallthruError
 from overlay.spec.bench import Bench, Lacks, Places
 from overlay.spec.catalogue import Clause, Departure
 from overlay.spec.checks import Check, all_checks
 from overlay.spec.observe import Observation
+from overlay.spec.scratch import Scratch
 from overlay.spec.targets import Target
 from overlay.spec.worker import Message, Send, WorkerSilent, worker
 from overlay.text import printable
@@ -88,9 +87,12 @@ def run(
         found: dict[str, Result] = {}
         while len(found) < len(order):
             rest = [clause for clause in order if clause.id not in found]
-            for result in _run_in_worker(rest, target, chosen, bottom_dir, top_dir, patience):
-                found[result.id] = result
-                on_result(result)
+            batch = _run_in_worker(rest, target, chosen, bottom_dir, top_dir, patience)
+            # Closed at once when interrupted here, so that the worker never lingers.
+            with closing(batch):
+                for result in batch:
+                    found[result.id] = result
+                    on_result(result)
         results += [found[clause.id] for clause in clauses]
     return results
 
@@ -102,12 +104,12 @@ def _run_in_worker(
     bottom_dir: Path | None,
     top_dir: Path | None,
     patience: float,
-) -> Iterable[Result]:
+) -> Generator[Result, None, None]:
     """Results as they come; after a crash or a hang the last one is that clause's failure."""
     by_id = {clause.id: clause for clause in clauses}
     running = clauses[0]
     why = "the process that ran it died"
-    with _Scratch(bottom_dir, top_dir) as scratch:
+    with Scratch(bottom_dir, top_dir) as scratch:
 
         def body(send: Send) -> None:
             _worker_body(clauses, target, checks, scratch, send)
@@ -136,7 +138,7 @@ def _worker_body(
     clauses: list[Clause],
     target: Target,
     checks: dict[str, Check],
-    scratch: _Scratch,
+    scratch: Scratch,
     send: Send,
 ) -> None:
     os.umask(0o022)
@@ -154,7 +156,7 @@ def _worker_body(
         send(_to_message(result, perf_counter() - started))
 
 
-def _probe(target: Target, scratch: _Scratch) -> tuple[frozenset[str], str | None]:
+def _probe(target: Target, scratch: Scratch) -> tuple[frozenset[str], str | None]:
     """The target's features by a trial mount, or the reason why it can't be run."""
     reason = target.available()
     if reason is not None:
@@ -272,65 +274,3 @@ def _to_message(result: Result, seconds: float) -> Message:
 
 def _from_message(message: Message) -> Result:
     return Result(**(message | {"lines": tuple(message["lines"])}))
-
-
-class _Scratch:
-    """Where the layers of one worker go: a tmpfs only it sees, or directories of the caller's.
-
-    The parent makes and removes the directories, so that nothing stays when the worker is
-    killed; what is in the tmpfs goes with the worker's namespace.
-    """
-
-    def __init__(self, bottom_dir: Path | None, top_dir: Path | None) -> None:
-        self._homes = (bottom_dir, top_dir)
-        self._made: list[Path] = []
-        self._count = 0
-
-    def __enter__(self) -> _Scratch:
-        for home in (None, *self._homes):
-            if home is None and self._made:
-                self._made.append(self._made[0])
-            else:
-                try:
-                    made = tempfile.mkdtemp(prefix="fallthru-spec-", dir=home)
-                except OSError as error:
-                    self.__exit__()
-                    raise OperationFailed(
-                        "no directory for the layers can be made", errno=error.errno or 0
-                    ) from None
-                # Resolved, because the kernel's mountinfo names mounts without symlinks.
-                self._made.append(Path(made).resolve())
-        return self
-
-    def __exit__(self, *_error: object) -> None:
-        for made in set(self._made):
-            shutil.rmtree(made)
-
-    def mount(self) -> None:
-        """In the worker: put the tmpfs in place."""
-        fs = syscalls.fsopen("tmpfs")
-        try:
-            syscalls.fsconfig_create(fs)
-            tree = syscalls.fsmount(fs)
-        finally:
-            os.close(fs)
-        syscalls.move_mount(
-            tree, "", syscalls.AT_FDCWD, self._made[0], syscalls.MOVE_MOUNT_F_EMPTY_PATH
-        )
-        os.close(tree)
-
-    def places(self) -> Places:
-        """Fresh empty directories for one clause."""
-        self._count += 1
-        mounts, bottom, top = (
-            made / f"{self._count:03}-{what}"
-            for made, what in zip(self._made, ("mounts", "bottom", "top"), strict=True)
-        )
-        for directory in (mounts, bottom, top):
-            directory.mkdir()
-        return Places(bottom, top, mounts)
-
-    def remove(self, places: Places) -> None:
-        """Make room: the next clause must not find the file system full."""
-        for directory in (places.bottom, places.top, places.mounts):
-            shutil.rmtree(directory)

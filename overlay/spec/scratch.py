@@ -1,0 +1,76 @@
+"""Where the layers of a run are made, and how nothing of them stays."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from pathlib import Path
+
+from overlay import syscalls
+from overlay.errors import OperationFailed
+from overlay.spec.bench import Places
+
+__all__ = ["Scratch"]
+
+
+class Scratch:
+    """Where the layers of one worker go: a tmpfs only it sees, or directories of the caller's.
+
+    The parent makes and removes the directories, so that nothing stays when the worker is
+    killed; what is in the tmpfs goes with the worker's namespace.
+    """
+
+    def __init__(self, bottom_dir: Path | None, top_dir: Path | None) -> None:
+        self._homes = (bottom_dir, top_dir)
+        self._made: list[Path] = []
+        self._count = 0
+
+    def __enter__(self) -> Scratch:
+        for home in (None, *self._homes):
+            if home is None and self._made:
+                self._made.append(self._made[0])
+            else:
+                try:
+                    made = tempfile.mkdtemp(prefix="fallthru-spec-", dir=home)
+                except OSError as error:
+                    self.__exit__()
+                    raise OperationFailed(
+                        "no directory for the layers can be made", errno=error.errno or 0
+                    ) from None
+                # Resolved, because the kernel's mountinfo names mounts without symlinks.
+                self._made.append(Path(made).resolve())
+        return self
+
+    def __exit__(self, *_error: object) -> None:
+        for made in set(self._made):
+            shutil.rmtree(made)
+
+    def mount(self) -> None:
+        """In the worker: put the tmpfs in place."""
+        fs = syscalls.fsopen("tmpfs")
+        try:
+            syscalls.fsconfig_create(fs)
+            tree = syscalls.fsmount(fs)
+        finally:
+            os.close(fs)
+        syscalls.move_mount(
+            tree, "", syscalls.AT_FDCWD, self._made[0], syscalls.MOVE_MOUNT_F_EMPTY_PATH
+        )
+        os.close(tree)
+
+    def places(self) -> Places:
+        """Fresh empty directories for one clause."""
+        self._count += 1
+        mounts, bottom, top = (
+            made / f"{self._count:03}-{what}"
+            for made, what in zip(self._made, ("mounts", "bottom", "top"), strict=True)
+        )
+        for directory in (mounts, bottom, top):
+            directory.mkdir()
+        return Places(bottom, top, mounts)
+
+    def remove(self, places: Places) -> None:
+        """Make room: the next clause must not find the file system full."""
+        for directory in (places.bottom, places.top, places.mounts):
+            shutil.rmtree(directory)
