@@ -1,0 +1,169 @@
+"""chmod, chown, utimes, extended attributes and access lists: metadata, with copyup.
+
+All of them copy a bottom's file up first (document L122, L327–L338, L359), after the
+permission checks, and a directory by making its matching one.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+from typing import Final
+
+from overlay import acl, syscalls
+from overlay.copyup import raised
+from overlay.credentials import READ, WRITE, Capability, Credentials, failure
+from overlay.lookup import Walker
+from overlay.marks import visible_xattrs
+from overlay.stack import Stack, Target
+from overlay.view import Node
+
+__all__ = ["Attributes"]
+
+_NAME_MAX: Final = 255
+_ACLS: Final = (acl.ACCESS, acl.DEFAULT)
+
+
+class Attributes:
+    """The operations on attributes in one union, for one caller."""
+
+    def __init__(self, stack: Stack, walker: Walker, who: Credentials) -> None:
+        self._stack = stack
+        self._walker = walker
+        self._who = who
+
+    def _target(self, path: bytes, *, follow: bool) -> tuple[Target, Node]:
+        target = self._walker.walk(path, self._who, follow=follow)
+        return target, target.existing
+
+    def chmod(self, path: bytes, mode: int, *, follow: bool) -> None:
+        target, node = self._target(path, follow=follow)
+        if stat.S_ISLNK(node.st.st_mode):
+            raise failure(errno.EOPNOTSUPP)
+        self._stack.require_settable(node)
+        self._who.require_owner(node.st)
+        mode &= 0o7777
+        if not self._who.in_group(node.st.st_gid):
+            mode &= ~stat.S_ISGID
+        with raised(self._stack, target) as fd:
+            os.chmod(syscalls.fd_path(fd), mode)
+
+    def chown(self, path: bytes, uid: int, gid: int, *, follow: bool) -> None:
+        target, node = self._target(path, follow=follow)
+        self._stack.require_settable(node)
+        self._who.require_chown(node.st, uid, gid)
+        with raised(self._stack, target) as fd:
+            os.chown(syscalls.fd_path(fd), uid, gid)
+            # Without S_IXGRP the kernel lets us keep the bit, which the caller may not.
+            after = os.fstat(fd).st_mode
+            loses = stat.S_ISREG(after) and not self._who.in_group(node.st.st_gid)
+            if loses and after & stat.S_ISGID:
+                os.chmod(syscalls.fd_path(fd), stat.S_IMODE(after) & ~stat.S_ISGID)
+
+    def utime(self, path: bytes, ns: tuple[int, int] | None, *, follow: bool) -> None:
+        target, node = self._target(path, follow=follow)
+        self._stack.require_settable(node, append=ns is not None)
+        if not self._who.owns(node.st):
+            if ns is not None:
+                raise failure(errno.EPERM)
+            self._stack.require(self._who, node, WRITE)
+        with raised(self._stack, target) as fd:
+            if ns is None:
+                os.utime(syscalls.fd_path(fd))
+            else:
+                os.utime(syscalls.fd_path(fd), ns=ns)
+
+    # ------------------------------------------------------- extended attributes
+
+    def getxattr(self, path: bytes, attribute: str, *, follow: bool) -> bytes:
+        _, node = self._target(path, follow=follow)
+        self._check_name(attribute)
+        self._may_read(node, attribute)
+        return self._value(node, attribute)
+
+    def listxattr(self, path: bytes, *, follow: bool) -> list[str]:
+        _, node = self._target(path, follow=follow)
+        with self._stack.at(node.places[0]) as (fd, name):
+            found = visible_xattrs(fd, name, self._stack.family)
+        if not self._who.can(Capability.SYS_ADMIN):
+            return [each for each in found if not each.startswith("trusted.")]
+        return list(found)
+
+    def setxattr(
+        self, path: bytes, attribute: str, value: bytes, flags: int, *, follow: bool
+    ) -> None:
+        target, node = self._target(path, follow=follow)
+        self._check_name(attribute)
+        self._may_write(node, attribute)
+        if flags:
+            self._check_presence(node, attribute, flags)
+        with raised(self._stack, target) as fd:
+            os.setxattr(syscalls.fd_path(fd), self._stack.stored(attribute), value)
+            if attribute == acl.ACCESS:
+                self._drop_foreign_sgid(fd, node)
+
+    def removexattr(self, path: bytes, attribute: str, *, follow: bool) -> None:
+        target, node = self._target(path, follow=follow)
+        self._check_name(attribute)
+        self._may_write(node, attribute)
+        if attribute not in _ACLS:
+            self._value(node, attribute)  # nothing is copied up to fail then
+        with raised(self._stack, target) as fd:
+            os.removexattr(syscalls.fd_path(fd), self._stack.stored(attribute))
+
+    def _value(self, node: Node, attribute: str) -> bytes:
+        with self._stack.at(node.places[0]) as (fd, name):
+            return syscalls.getxattr(fd, self._stack.stored(attribute), name)
+
+    @staticmethod
+    def _check_name(attribute: str) -> None:
+        """ERANGE for names that setxattr(2) does not take."""
+        if not 0 < len(os.fsencode(attribute)) <= _NAME_MAX:
+            raise failure(errno.ERANGE)
+
+    def _check_presence(self, node: Node, attribute: str, flags: int) -> None:
+        try:
+            self._value(node, attribute)
+        except OSError as error:
+            if error.errno == errno.ENODATA and not flags & os.XATTR_REPLACE:
+                return
+            raise
+        if flags & os.XATTR_CREATE:
+            raise failure(errno.EEXIST)
+
+    def _may_read(self, node: Node, attribute: str) -> None:
+        """Who may read which name space (fs/xattr.c, xattr_permission())."""
+        if attribute.startswith("trusted.") and not self._who.can(Capability.SYS_ADMIN):
+            raise failure(errno.ENODATA)
+        if attribute.startswith("user."):
+            if stat.S_IFMT(node.st.st_mode) not in (stat.S_IFREG, stat.S_IFDIR):
+                raise failure(errno.ENODATA)
+            self._stack.require(self._who, node, READ)
+
+    def _may_write(self, node: Node, attribute: str) -> None:
+        who, st = self._who, node.st
+        self._stack.require_settable(node)
+        if attribute.startswith("trusted."):
+            if not who.can(Capability.SYS_ADMIN):
+                raise failure(errno.EPERM)
+        elif attribute.startswith("user."):
+            if stat.S_IFMT(st.st_mode) not in (stat.S_IFREG, stat.S_IFDIR):
+                raise failure(errno.EPERM)
+            if node.is_dir and st.st_mode & stat.S_ISVTX:
+                who.require_owner(st)
+            self._stack.require(who, node, WRITE)
+        elif attribute.startswith("security."):
+            file_caps = attribute == "security.capability"
+            if not who.can(Capability.SETFCAP if file_caps else Capability.SYS_ADMIN):
+                raise failure(errno.EPERM)
+        elif attribute in _ACLS:
+            if stat.S_ISLNK(st.st_mode):
+                raise failure(errno.EOPNOTSUPP)
+            who.require_owner(st)
+
+    def _drop_foreign_sgid(self, fd: int, node: Node) -> None:
+        """A list set by somebody outside the group takes the set-group-ID bit."""
+        mode = stat.S_IMODE(os.fstat(fd).st_mode)
+        if mode & stat.S_ISGID and not self._who.in_group(node.st.st_gid):
+            os.chmod(syscalls.fd_path(fd), mode & ~stat.S_ISGID)

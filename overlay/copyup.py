@@ -1,0 +1,271 @@
+"""File copyup, and the matching directories of the top (document L276–L286, L324–L360).
+
+A copy is made aside with everything it has to have, and put in its place by one rename:
+nobody ever sees half of it, and a failure at any step leaves the union as it was.
+Whoever has the bottom's file open keeps it (L352–L359).  Permission is not asked here:
+that comes first, in the caller (L361–L404).
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+import stat
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Final
+
+from overlay import syscalls
+from overlay.credentials import failure
+from overlay.marks import clear_mark, visible_xattrs
+from overlay.stack import Directory, Stack, Target
+from overlay.view import Node
+
+__all__ = ["copy_data", "copy_up", "dress", "open_data", "raised", "times_kept", "top_directory"]
+
+_CHUNK: Final = 1 << 20
+#: What the ways of copying say where they cannot be used; the next one is tried then.
+_CANNOT: Final = frozenset(
+    {errno.EXDEV, errno.EOPNOTSUPP, errno.EINVAL, errno.ENOSYS, errno.ENOTTY, errno.EBADF}
+)
+#: Attributes a copy cannot do without (fs/overlayfs/copy_up.c, ovl_must_copy_xattr()).
+_ESSENTIAL: Final = ("system.posix_acl_", "security.")
+
+
+@contextmanager
+def top_directory(stack: Stack, directory: Directory) -> Iterator[int]:
+    """A directory's part on the top, open; it and those above are made where missing."""
+    _make_matching(stack, directory)
+    with stack.top.directory(directory.path) as fd:
+        yield fd
+
+
+def _make_matching(stack: Stack, directory: Directory) -> None:
+    missing = []
+    each: Directory | None = directory
+    while each is not None and each.node.places[0].layer > 0:
+        missing.append(each)
+        each = each.above
+    # A walk that knew less may have been overtaken by another: what is there is kept.
+    for each in reversed(missing):
+        assert each.above is not None  # the root is on every layer
+        name = each.path.rpartition(b"/")[2]
+        with stack.top.directory(each.above.path) as dirfd:
+            if not _there(dirfd, name):
+                with stack.aside.making() as made:
+                    os.mkdir(made, 0o700, dir_fd=stack.aside.fd)
+                    dress(stack, made, each.node)
+                    with times_kept(dirfd):
+                        stack.aside.put(made, dirfd, name, replace=False)
+
+
+def _there(dirfd: int, name: bytes) -> bool:
+    try:
+        os.stat(name, dir_fd=dirfd, follow_symlinks=False)
+    except FileNotFoundError:
+        return False
+    return True
+
+
+@contextmanager
+def times_kept(dirfd: int) -> Iterator[None]:
+    """A directory's times, set back: nothing changed in it for those who see the union."""
+    st = os.fstat(dirfd)
+    yield
+    os.utime(dirfd, ns=(st.st_atime_ns, st.st_mtime_ns))
+
+
+@contextmanager
+def raised(stack: Stack, target: Target) -> Iterator[int]:
+    """What is at ``target``, brought to the top: an O_PATH descriptor on it.
+
+    The calls that refuse O_PATH take :func:`overlay.syscalls.fd_path` of it.
+    """
+    node = target.existing
+    if not target.name:
+        with top_directory(stack, target.parent) as fd:
+            yield fd
+        return
+    if node.is_dir:
+        path = target.parent.child(target.name)
+        with top_directory(stack, Directory(node, path, None, target.parent)) as fd:
+            yield fd
+        return
+    copy_up(stack, target)
+    with stack.top.parent(target.parent.child(target.name)) as (dirfd, name):
+        fd = syscalls.open_beneath(dirfd, name, os.O_PATH)
+        try:
+            yield fd
+        finally:
+            os.close(fd)
+
+
+def copy_up(
+    stack: Stack, target: Target, size: int | None = None, *, mode: int | None = None
+) -> None:
+    """Copy a file up (anything but a directory), unless it is on the top already.
+
+    With ``size`` the copy is truncated to that many bytes, and only those it keeps are
+    read (L120, L401); ``mode`` are then its permissions.
+    """
+    node = target.existing
+    on_top = target.on_top
+    if on_top and node.marks.metacopy is None:
+        return
+    if on_top and node.st.st_nlink > 1:
+        # Another name of it would keep the stub: its data come to where it is.
+        _fill(stack, target, node)
+        return
+    with top_directory(stack, target.parent) as dirfd, stack.aside.making() as made:
+        if stat.S_ISREG(node.st.st_mode):
+            _copy_file(stack, made, node, size, mode)
+        else:
+            _copy_special(stack, made, node)
+        with times_kept(dirfd):
+            stack.aside.put(made, dirfd, target.name, replace=on_top)
+
+
+def _copy_file(stack: Stack, made: bytes, node: Node, size: int | None, mode: int | None) -> None:
+    length = node.st.st_size
+    flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+    copy = os.open(made, flags, 0o600, dir_fd=stack.aside.fd)
+    try:
+        wanted = length if size is None else min(length, size)
+        if wanted:
+            source = open_data(stack, node)
+            try:
+                copy_data(source, copy, wanted)
+            finally:
+                os.close(source)
+        os.ftruncate(copy, length)
+        dress(stack, made, node)
+        if size is not None:
+            # Only now: the kernel sets the times and drops capabilities with it.
+            os.ftruncate(copy, size)
+        if mode is not None and mode != stat.S_IMODE(node.st.st_mode):
+            os.fchmod(copy, mode)
+        if stack.sync:
+            # The rename must not reach the disk before the data do.
+            os.fsync(copy)
+    finally:
+        os.close(copy)
+
+
+def open_data(stack: Stack, node: Node) -> int:
+    """A descriptor on a regular file's data; EIO if a fallthru's bottom file is gone."""
+    if node.data is None:
+        raise failure(errno.EIO)
+    fd = stack.view.open_data(node.data)
+    if not stat.S_ISREG(os.fstat(fd).st_mode):
+        os.close(fd)
+        raise failure(errno.EIO)
+    return fd
+
+
+def _copy_special(stack: Stack, made: bytes, node: Node) -> None:
+    if stat.S_ISLNK(node.st.st_mode):
+        with stack.at(node.places[0]) as (fd, name):
+            os.symlink(os.readlink(name or b"", dir_fd=fd), made, dir_fd=stack.aside.fd)
+    else:
+        kind = stat.S_IFMT(node.st.st_mode)
+        os.mknod(made, kind | 0o600, node.st.st_rdev, dir_fd=stack.aside.fd)
+    dress(stack, made, node)
+
+
+def _fill(stack: Stack, target: Target, node: Node) -> None:
+    """Bring a stub's data to it; the mark goes last, and until then they are not looked at."""
+    with stack.top.parent(target.parent.child(target.name)) as (dirfd, name):
+        copy = syscalls.open_beneath(dirfd, name, os.O_RDWR)
+        try:
+            source = open_data(stack, node)
+            try:
+                copy_data(source, copy, node.st.st_size)
+            finally:
+                os.close(source)
+            os.ftruncate(copy, node.st.st_size)
+            os.utime(copy, ns=(node.st.st_atime_ns, node.st.st_mtime_ns))
+            if stack.sync:
+                os.fsync(copy)
+            clear_mark(copy, stack.family, "metacopy")
+        finally:
+            os.close(copy)
+
+
+def dress(stack: Stack, made: bytes, node: Node) -> None:
+    """Give a copy its owner, mode, attributes, access lists and, last, its times."""
+    st = node.st
+    with stack.at(node.places[0]) as (fd, name):
+        xattrs = visible_xattrs(fd, name, stack.family)
+    copy = syscalls.open_beneath(stack.aside.fd, made, os.O_PATH)
+    try:
+        path = syscalls.fd_path(copy)
+        # chown drops set-id bits and capabilities, so it comes before both.
+        os.chown(path, st.st_uid, st.st_gid)
+        if not stat.S_ISLNK(st.st_mode):
+            os.chmod(path, stat.S_IMODE(st.st_mode))
+        for attribute, value in xattrs.items():
+            _set_xattr(path, stack.stored(attribute), value)
+        os.utime(path, ns=(st.st_atime_ns, st.st_mtime_ns))
+    finally:
+        os.close(copy)
+
+
+def _set_xattr(path: bytes, attribute: str, value: bytes) -> None:
+    try:
+        os.setxattr(path, attribute, value)
+    except OSError as error:
+        if error.errno != errno.EOPNOTSUPP or attribute.startswith(_ESSENTIAL):
+            raise
+
+
+def copy_data(source: int, copy: int, size: int) -> None:
+    """Copy the first ``size`` bytes, holes as holes, in the cheapest way there is.
+
+    Sharing the blocks first, then within the kernel, then by reading and writing.  What
+    the source is too short for is left out.
+    """
+    try:
+        fcntl.ioctl(copy, syscalls.FICLONE, source)
+    except OSError as error:
+        if error.errno not in _CANNOT:
+            raise
+    else:
+        return
+    offset = 0
+    while offset < size:
+        try:
+            start = os.lseek(source, offset, os.SEEK_DATA)
+            end = min(os.lseek(source, start, os.SEEK_HOLE), size)
+        except OSError as error:
+            if error.errno == errno.ENXIO:
+                return  # only a hole is left
+            if error.errno != errno.EINVAL:
+                raise
+            start, end = offset, size  # a file system that does not tell holes
+        if not _copy_extent(source, copy, start, end):
+            return
+        offset = end
+
+
+def _copy_extent(source: int, copy: int, start: int, end: int) -> bool:
+    """Copy one extent; False where the source ended before it."""
+    in_kernel = True
+    while start < end:
+        count = min(end - start, _CHUNK)
+        if in_kernel:
+            try:
+                done = os.copy_file_range(source, copy, count, start, start)
+            except OSError as error:
+                if error.errno not in _CANNOT:
+                    raise
+                done = 0
+            # Some file systems answer 0 where they mean that they can't: look again.
+            in_kernel = done > 0
+        else:
+            data = os.pread(source, count, start)
+            done = os.pwrite(copy, data, start) if data else 0
+            if not done:
+                return False
+        start += done
+    return True

@@ -1,0 +1,264 @@
+"""The layers of one union, and what every operation asks of them.
+
+One top, its bottoms and the work directory, all by descriptor.  The bottoms are looked
+at through mounts of their own that are read-only and never set access times, where the
+caller may make such: a descriptor from the engine can then never change a bottom
+(document L252–L264, L433), whatever is done with it.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from typing import Final
+
+from overlay import acl, syscalls
+from overlay.aside import Aside
+from overlay.credentials import WRITE, Credentials, failure
+from overlay.layer import Layer
+from overlay.marks import MarkFamily, Whiteout, escape_attribute, write_whiteout
+from overlay.markvalues import NO_XATTR
+from overlay.preflight import open_layers
+from overlay.profiles import profile_named
+from overlay.view import Node, Place, View
+
+__all__ = ["Directory", "Stack", "Target", "open_stack"]
+
+_DIRECTORY: Final = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
+
+
+@dataclass(frozen=True, slots=True)
+class Directory:
+    """A directory of the union, as a walk came to it.
+
+    ``path`` is where it is in the union, and in the top if it is there; ``below`` where
+    its bottom part is in the union of the bottoms alone, None if it has none.  Both are
+    from the root, without a leading slash.  ``above`` is its parent; None for the root.
+    """
+
+    node: Node
+    path: bytes
+    below: bytes | None
+    above: Directory | None = None
+
+    @property
+    def lower(self) -> tuple[Place, ...]:
+        """Its places on the bottoms."""
+        return tuple(place for place in self.node.places if place.layer > 0)
+
+    def child(self, name: bytes) -> bytes:
+        """The union path of an entry."""
+        return self.path + b"/" + name if self.path else name
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """What a path leads to: an entry of ``parent``, there (``node``) or not (None).
+
+    ``name`` is empty for the root and for what was reached by a dot; the directory itself
+    is then ``parent``.  ``last`` is how the path ended: the name, ``.``, ``..`` or ``/``.
+    With ``slash`` it ended in one, and so has to be a directory.
+    """
+
+    parent: Directory
+    name: bytes
+    node: Node | None
+    last: bytes
+    slash: bool = False
+
+    @property
+    def existing(self) -> Node:
+        """What is there; ENOENT if nothing, ENOTDIR if a slash says that it is a directory."""
+        if self.node is None:
+            raise failure(errno.ENOENT)
+        if self.slash and not self.node.is_dir:
+            raise failure(errno.ENOTDIR)
+        return self.node
+
+    @property
+    def on_top(self) -> bool:
+        return self.node is not None and self.node.places[0].layer == 0
+
+
+class Stack:
+    """The open layers; ``close`` it."""
+
+    def __init__(
+        self,
+        top: Layer,
+        bottoms: Sequence[Layer],
+        aside: Aside,
+        work_fd: int,
+        *,
+        family: MarkFamily,
+        form: Whiteout,
+        sync: bool,
+    ) -> None:
+        self.top = top
+        self.bottoms = tuple(bottoms)
+        self.aside = aside
+        self.work_fd = work_fd
+        self.family = family
+        self.form = form
+        self.sync = sync
+        self.view = View([top, *bottoms], family)
+
+    def close(self) -> None:
+        for layer in (self.top, *self.bottoms):
+            layer.close()
+        self.aside.close()
+
+    # ------------------------------------------------------------------- looking
+
+    def root(self) -> Directory:
+        return Directory(self.view.root(), b"", b"")
+
+    def lookup(self, directory: Directory, name: bytes) -> Node | None:
+        """What the union shows as ``name`` in a directory."""
+        with self.view.open(directory.node) as opened:
+            return opened.lookup(name)
+
+    def below(self, directory: Directory, name: bytes) -> Node | None:
+        """What the bottoms alone show there: what a whiteout has to hide (L90–L92)."""
+        lower = directory.lower
+        if not lower:
+            return None
+        with self.view.open(Node(directory.node.st, directory.node.marks, lower)) as opened:
+            return opened.lookup(name)
+
+    @contextmanager
+    def at(self, place: Place) -> Iterator[tuple[int, bytes | None]]:
+        """The descriptor and name by which something is reached; None: the descriptor itself."""
+        layer = self.view.layers[place.layer]
+        if not place.path:
+            yield layer.fd, None
+            return
+        with layer.parent(place.path) as (fd, name):
+            yield fd, name
+
+    def access_list(self, node: Node) -> tuple[acl.AclEntry, ...] | None:
+        """The access list of something; None if its mode says everything."""
+        with self.at(node.places[0]) as (fd, name):
+            return read_acl(fd, name, acl.ACCESS)
+
+    # --------------------------------------------------------------- permissions
+
+    def permitted(self, who: Credentials, node: Node, want: int) -> bool:
+        """Whether ``who`` gets the rwx bits ``want``."""
+        if who.uid == node.st.st_uid or who.overrides(node.st.st_mode, want):
+            return who.permitted(node.st, want)  # the access list does not matter
+        return who.permitted(node.st, want, self.access_list(node))
+
+    def require(self, who: Credentials, node: Node, want: int) -> None:
+        """EACCES unless :meth:`permitted`."""
+        if not self.permitted(who, node, want):
+            raise failure(errno.EACCES)
+
+    def protection(self, node: Node) -> int:
+        """STATX_ATTR_IMMUTABLE and _APPEND, as chattr set them on the layer."""
+        with self.at(node.places[0]) as (fd, name):
+            flags = syscalls.AT_SYMLINK_NOFOLLOW | syscalls.AT_EMPTY_PATH
+            found = syscalls.statx(fd, name or b"", flags).attributes
+        return found & (syscalls.STATX_ATTR_IMMUTABLE | syscalls.STATX_ATTR_APPEND)
+
+    def require_settable(self, node: Node, *, append: bool = True) -> None:
+        """EPERM where attributes may not change: immutable, or append-only unless told."""
+        found = self.protection(node)
+        if found & syscalls.STATX_ATTR_IMMUTABLE or (append and found):
+            raise failure(errno.EPERM)
+
+    def require_alterable(self, node: Node, want: int, flags: int) -> None:
+        """EPERM for opens that an immutable or append-only file does not allow."""
+        if not want & WRITE:
+            return
+        found = self.protection(node)
+        appends = flags & os.O_APPEND and not flags & os.O_TRUNC
+        if found & syscalls.STATX_ATTR_IMMUTABLE or (found and not appends):
+            raise failure(errno.EPERM)
+
+    # ------------------------------------------------------------------- writing
+
+    def whiteout(self, dirfd: int, name: bytes, *, replace: bool) -> None:
+        """Hide ``name`` of a top directory, in one step with the removal of what it is there."""
+        aside = self.aside.fd if replace or self.form is Whiteout.XATTR else None
+        displaced = write_whiteout(dirfd, name, self.family, form=self.form, work_fd=aside)
+        if displaced is not None:
+            self.aside.discard(displaced)
+
+    def stored(self, attribute: str) -> str:
+        """How a layer calls an attribute of the union."""
+        return escape_attribute(attribute, self.family)
+
+
+def read_acl(fd: int, name: bytes | None, attribute: str) -> tuple[acl.AclEntry, ...] | None:
+    """One of the two access lists of an entry; None if it has none."""
+    try:
+        return acl.parse(syscalls.getxattr(fd, attribute, name))
+    except OSError as error:
+        if error.errno in NO_XATTR:
+            return None
+        raise
+
+
+def open_stack(
+    top: str,
+    bottoms: Sequence[str],
+    work: str | None,
+    family: MarkFamily | None,
+    form: Whiteout,
+    sync: bool,
+) -> Stack:
+    """Open and check the layers of a union, as a mount would.
+
+    Raises the errors of :func:`overlay.preflight.open_layers`, and TopInUse.
+    """
+    # Reading stubs is no difficulty here, so nothing has to be looked for in the top.
+    profile = profile_named("document" if family is MarkFamily.USER else "fallthru")
+    with open_layers(tuple(bottoms), top, work, profile) as layers, ExitStack() as undo:
+        lower = []
+        for bottom in layers.bottoms:
+            lower.append(Layer(_read_only(bottom.fd), bottom.path))
+            undo.callback(lower[-1].close)
+        upper = Layer(os.open(".", _DIRECTORY, dir_fd=layers.top.fd), layers.top.path)
+        undo.callback(upper.close)
+        held = os.open(".", _DIRECTORY, dir_fd=layers.work.fd)
+        stack = Stack(
+            upper,
+            lower,
+            Aside(held, layers.work.path),
+            held,
+            family=MarkFamily(layers.family) if family is None else family,
+            form=form,
+            sync=sync,
+        )
+        undo.pop_all()  # what was opened belongs to the stack now
+        return stack
+
+
+def _read_only(fd: int) -> int:
+    """The directory again, through a read-only mount that nobody else sees.
+
+    The mount lives as long as a descriptor is open in it.  Without privilege, or where
+    the mount may not be copied, it is the directory as it is.
+    """
+    try:
+        tree = syscalls.open_tree(fd, "", syscalls.OPEN_TREE_CLONE | syscalls.AT_EMPTY_PATH)
+    except OSError as error:
+        if error.errno not in (errno.EPERM, errno.EINVAL, errno.ENOSYS):
+            raise
+        return os.open(".", _DIRECTORY, dir_fd=fd)
+    try:
+        attributes = syscalls.MOUNT_ATTR_RDONLY | syscalls.MOUNT_ATTR_NOATIME
+        syscalls.mount_setattr(
+            tree, "", syscalls.AT_EMPTY_PATH, attr_set=attributes, attr_clr=_ATIME_MASK
+        )
+        return os.open(".", _DIRECTORY, dir_fd=tree)
+    finally:
+        os.close(tree)
+
+
+#: Access time settings are one field: it has to be cleared before it is set (mount_setattr(2)).
+_ATIME_MASK: Final = 0x70
