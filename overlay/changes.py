@@ -288,10 +288,10 @@ class _Diff:
             return False
         if now.st.st_size != was.st.st_size or now.data is None or was.data is None:
             return True
-        # Copyup keeps the time, and marks the file; what an archiver unpacked has any time
-        # it likes, and no mark.
-        copied_up = "origin" in now.marks.others and not self.checksum
-        if copied_up and now.st.st_mtime_ns == was.st.st_mtime_ns:
+        # Copyup keeps the time, and marks the file.  What an archiver unpacked has any time
+        # it likes and no mark, and a stub that reads from elsewhere is no copyup of this.
+        copied_up = "origin" in now.marks.others and now.marks.metacopy is None
+        if copied_up and now.st.st_mtime_ns == was.st.st_mtime_ns and not self.checksum:
             return False
         return not self.same_bytes(now.data, was.data)
 

@@ -96,11 +96,8 @@ def test_the_kernel_honours_our_whiteouts_and_opaque(
             write_whiteout(fd, b"hidden", family, form=Whiteout.XATTR, work_fd=work)
         with opened(any_layers.top / "opaque") as fd:
             set_opaque(fd, family)
-    # readdir believes in xattr whiteouts only if the layer's root is marked as well.
-    with opened(any_layers.top) as fd:
-        set_xattr_whiteouts(fd, family)
     (any_layers.top / "opaque" / "own").touch()
-    # Whiteouts with an xattr are for lower layers: the top becomes one here.
+    # In an upper layer readdir would list an xattr whiteout: the top becomes a lower one here.
     over = any_layers.base / "over"
     over.mkdir()
     with overlay(
