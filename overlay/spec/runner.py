@@ -142,6 +142,10 @@ def _worker_body(
     send: Send,
 ) -> None:
     os.umask(0o022)
+    reason = _privilege_lacks()
+    if reason is not None:
+        send({"unavailable": reason})
+        return
     scratch.mount()
     features, reason = _probe(target, scratch)
     if reason is not None:
@@ -154,6 +158,19 @@ def _worker_body(
         result = judge(clause, checks[clause.id], target, features, places)
         scratch.remove(places)
         send(_to_message(result, perf_counter() - started))
+
+
+def _privilege_lacks() -> str | None:
+    """Why this process could mount and yet not judge; None if it can.
+
+    Root of a user namespace mounts overlays too, but can neither give files to arbitrary
+    owners nor look at the marks: clauses would fail that the target keeps.
+    """
+    with open("/proc/self/uid_map", "rb") as file:
+        ranges = [tuple(map(int, line.split())) for line in file]
+    if ranges != [(0, 0, 0xFFFFFFFF)]:
+        return "judging needs root of the initial user namespace"
+    return None
 
 
 def _probe(target: Target, scratch: Scratch) -> tuple[frozenset[str], str | None]:

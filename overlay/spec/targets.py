@@ -49,17 +49,17 @@ def overlayfs_features(mnt: str) -> frozenset[str]:
 
     mountinfo shows an option only where it differs from the module's default, so the
     default is read from the module; a kernel without the parameter lacks the feature.
-    ``follows-redirects`` and ``no-offline-changes`` are what several options have in
-    common (Documentation/filesystems/overlayfs.rst, redirect_dir and Changes to
-    underlying filesystems).
+    ``follows-redirects``, ``no-offline-changes`` and ``one-inode-space`` are what several
+    options have in common (Documentation/filesystems/overlayfs.rst, redirect_dir, Changes
+    to underlying filesystems, Inode properties).
     """
     overlay = mountinfo.overlay_at(mnt)
     parameters = Path("/sys/module/overlay/parameters")
 
-    def value(name: str) -> str:
+    def value(name: str, parameter_name: str | None = None) -> str:
         if name in overlay.options:
             return overlay.options[name]
-        parameter = parameters / name
+        parameter = parameters / (parameter_name or name)
         default = parameter.read_text().strip() if parameter.exists() else "N"
         return {"Y": "on", "N": "off"}[default]
 
@@ -71,11 +71,18 @@ def overlayfs_features(mnt: str) -> frozenset[str]:
         found.add("follows-redirects")
     if found & {"redirect_dir", "metacopy", "index"}:
         found.add("no-offline-changes")
+    if value("xino", "xino_auto") in {"on", "auto"} or _on_one_file_system(overlay):
+        found.add("one-inode-space")
     found |= {"volatile", "userxattr"} & overlay.options.keys()
     # Shown as fsync=MODE where the kernel knows more modes than volatile.
     if overlay.options.get("fsync") == "volatile":
         found.add("volatile")
     return frozenset(found | ({"noatime"} & set(overlay.vfs_options)))
+
+
+def _on_one_file_system(overlay: mountinfo.OverlayMount) -> bool:
+    layers = [*overlay.bottoms, *([] if overlay.top is None else [overlay.top])]
+    return len({os.stat(layer).st_dev for layer in layers}) == 1
 
 
 def _needs_overlay() -> str | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -115,6 +116,23 @@ def test_without_privilege_nothing_is_run_and_the_exit_code_is_3() -> None:
             pytest.skip("needs: a checkout that other users can read")
     done = spec("run", "--target", "overlayfs", "--clause", "example.*", user=user, code=3)
     assert "mounting needs root" in done.stdout
+
+
+def test_root_of_a_user_namespace_is_not_enough_to_judge() -> None:
+    if shutil.which("unshare") is None:
+        pytest.skip("needs: unshare(1)")
+    inside = ["unshare", "--user", "--map-root-user"]
+    if subprocess.run([*inside, "true"], check=False, capture_output=True).returncode != 0:
+        pytest.skip("needs: user namespaces")
+    done = subprocess.run(
+        [*inside, sys.executable, "-m", "overlay", "spec", "run", "--target", "overlayfs"],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 3
+    assert "root of the initial user namespace" in done.stdout
+    assert "kept" not in done.stdout.split("overlayfs:")[-1]
 
 
 @pytest.mark.parametrize(
