@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from overlay.layer import VANISHED, Layer
-from overlay.marks import MarkFamily, is_fallthru, visible_xattrs
+from overlay.marks import MarkFamily, is_fallthru
 from overlay.view import Node, OpenDirectory, Place, View
 
 __all__ = ["Aspect", "Change", "FileType", "Kind", "diff"]
@@ -149,13 +149,14 @@ class _Diff:
             else:
                 names = here.names() | there.names()
             for name in names:
-                yield from self.entry(
-                    before + name, here.lookup(name), before_old + name, there.lookup(name)
-                )
+                yield from self.entry(before + name, before_old + name, (name, here, there))
 
     def entry(
-        self, path: bytes, now: Node | None, old_path: bytes, was: Node | None
+        self, path: bytes, old_path: bytes, sides: tuple[bytes, OpenDirectory, OpenDirectory]
     ) -> Iterator[_Pair | Change]:
+        """One name of two open directories; what is found of it, in any order."""
+        name, here, there = sides
+        now, was = here.lookup(name), there.lookup(name)
         if now is None:
             if was is not None:
                 gone, gone_bytes = self.totals(was)
@@ -174,7 +175,7 @@ class _Diff:
             if now.is_dir:
                 yield _Pair(path, now, moved_from or path, source)
         elif not now.is_dir:
-            what = self.compare(now, was)
+            what = self.compare(now, was, here, there)
             if what:
                 yield self.change(path, Kind.CHANGED, now, was, what)
         elif moved_from is not None:
@@ -182,7 +183,7 @@ class _Diff:
             yield _Pair(path, now, moved_from, source)
         elif now.places != was.places:
             kind = Kind.REPLACED if self.replaces(now, was) else Kind.CHANGED
-            what = self.compare(now, was)
+            what = self.compare(now, was, here, there)
             if what or kind is Kind.REPLACED:
                 yield self.change(path, kind, now, was, what)
             yield _Pair(path, now, old_path, was)
@@ -253,8 +254,10 @@ class _Diff:
                         return False
             return any(there.lookup(name) is not None for name in old_names)
 
-    def compare(self, now: Node, was: Node) -> set[Aspect]:
-        """In what two things of one type differ."""
+    def compare(
+        self, now: Node, was: Node, here: OpenDirectory, there: OpenDirectory
+    ) -> set[Aspect]:
+        """In what two things of one type differ, found in these two directories."""
         what = set()
         if stat.S_IMODE(now.st.st_mode) != stat.S_IMODE(was.st.st_mode):
             what.add(Aspect.MODE)
@@ -263,7 +266,7 @@ class _Diff:
         if not now.is_dir and now.st.st_mtime_ns != was.st.st_mtime_ns:
             what.add(Aspect.TIMES)
         try:
-            if self.xattrs(now.places[0]) != self.xattrs(was.places[0]):
+            if here.xattrs(now) != there.xattrs(was):
                 what.add(Aspect.XATTRS)
             if self.content_differs(now, was):
                 what.add(Aspect.CONTENT)
@@ -272,11 +275,6 @@ class _Diff:
             if error.errno not in VANISHED:
                 raise
         return what
-
-    def xattrs(self, place: Place) -> dict[str, bytes]:
-        layer = self.view.layers[place.layer]
-        with layer.parent(place.path) as (fd, name):
-            return visible_xattrs(fd, name, self.view.family)
 
     def content_differs(self, now: Node, was: Node) -> bool:
         kind = stat.S_IFMT(now.st.st_mode)

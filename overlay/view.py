@@ -17,7 +17,7 @@ from types import TracebackType
 from typing import Self
 
 from overlay.layer import VANISHED, Layer
-from overlay.marks import HostileMark, MarkFamily, Marks, read_marks
+from overlay.marks import HostileMark, MarkFamily, Marks, read_marks, visible_xattrs
 from overlay.text import printable
 
 __all__ = ["Node", "OpenDirectory", "Place", "View"]
@@ -188,6 +188,16 @@ class OpenDirectory:
     def names(self) -> set[bytes]:
         """Every name that may be here; :meth:`lookup` tells whether it is."""
         return set().union(*map(self.names_in, self._places))
+
+    def xattrs(self, node: Node) -> dict[str, bytes]:
+        """The extended attributes that the union shows of an entry found here."""
+        place = node.places[0]
+        above, _, name = place.path.rpartition(b"/")
+        fd = self._fds.get(Place(place.layer, above))
+        if fd is not None:
+            return visible_xattrs(fd, name, self._view.family)
+        with self._view.layers[place.layer].parent(place.path) as (parent, name):
+            return visible_xattrs(parent, name, self._view.family)
 
     def lookup(self, name: bytes) -> Node | None:
         """What the union shows as ``name``; None if nothing."""
