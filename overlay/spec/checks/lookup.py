@@ -10,18 +10,18 @@ from overlay.spec.checks import Observations, check
 
 @check("lookup.combined")
 def combined(b: Bench) -> Observations:
-    b.file("shared/below", b"from the bottom\n")
-    b.file("shared/deep/below", b"deep bottom\n")
-    b.file("shared/above", b"from the top\n", on=b.top)
-    b.file("shared/deep/above", b"deep top\n", on=b.top)
+    b.file("merged/below", b"from the bottom\n")
+    b.file("merged/deep/below", b"deep bottom\n")
+    b.file("merged/above", b"from the top\n", on=b.top)
+    b.file("merged/deep/above", b"deep top\n", on=b.top)
     b.file("only-bottom/file")
     b.file("only-top/file", on=b.top)
     b.mount()
-    yield b.lists("", ("shared", "only-bottom", "only-top"))
-    yield b.lists("shared", ("above", "below", "deep"))
-    yield b.lists("shared/deep", ("above", "below"))
-    yield b.reads("shared/below", b"from the bottom\n")
-    yield b.reads("shared/deep/above", b"deep top\n")
+    yield b.lists("", ("merged", "only-bottom", "only-top"))
+    yield b.lists("merged", ("above", "below", "deep"))
+    yield b.lists("merged/deep", ("above", "below"))
+    yield b.reads("merged/below", b"from the bottom\n")
+    yield b.reads("merged/deep/above", b"deep top\n")
 
 
 @check("lookup.top-covers")
@@ -64,13 +64,13 @@ def creates_directory(b: Bench) -> Observations:
 
 @check("readdir.inode-numbers")
 def inode_numbers(b: Bench) -> Observations:
-    b.file("shared/below")
-    b.directory("shared/subdir")
-    b.file("shared/copied")
-    b.file("shared/above", on=b.top)
+    b.file("merged/below")
+    b.directory("merged/subdir")
+    b.file("merged/copied")
+    b.file("merged/above", on=b.top)
     b.mount()
-    os.chmod(b.mnt / "shared/copied", 0o600)
-    with os.scandir(b.mnt / "shared") as entries:
+    os.chmod(b.mnt / "merged/copied", 0o600)
+    with os.scandir(b.mnt / "merged") as entries:
         wrong = [e.name for e in entries if e.inode() != os.lstat(e.path).st_ino]
     yield b.same(
         "view", "entries whose d_ino is not st_ino", "none", " ".join(sorted(wrong)) or "none"
