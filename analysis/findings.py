@@ -134,8 +134,12 @@ def _few_files(frame: Frame) -> Finding | None:
 
 
 def _repeated(frame: Frame) -> Finding | None:
-    """The same path copied up again: it was deleted or replaced in between."""
-    counts = frame[frame["ftype"] == "file"]["path"].value_counts()
+    """The same path copied up again: it was deleted or replaced in between.
+
+    Data that follows metadata copied up before is no repetition.
+    """
+    whole = frame[(frame["ftype"] == "file") & (frame["how"] != "metacopy")]
+    counts = whole["path"].value_counts()
     again = counts[counts > 1]
     if again.empty:
         return None

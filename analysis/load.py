@@ -129,7 +129,9 @@ def load(paths: StrPath | Iterable[StrPath], *, columns: Sequence[str] | None = 
     del tables
     for one in found:
         one.tables.clear()  # the joined table keeps the buffers alive; nothing else should
-    frame = _frame(table)
+    loaded = {name: table.column(name) for name in table.column_names}
+    del table
+    frame = _frame(loaded)
     run = pd.Categorical.from_codes(
         np.repeat(np.asarray(codes, dtype="int32"), sizes),
         categories=pd.Index([run.name for run in runs], dtype=object),
@@ -209,10 +211,10 @@ def _check_count(found: _Found) -> None:
         )
 
 
-def _frame(table: pa.Table) -> pd.DataFrame:
-    return pd.DataFrame(
-        {name: _series(name, table.column(name)) for name in table.column_names}, copy=False
-    )
+def _frame(columns: dict[str, pa.ChunkedArray]) -> pd.DataFrame:
+    """The columns as a frame.  Takes them away one by one, so that none is there twice."""
+    made = {name: _series(name, columns.pop(name)) for name in list(columns)}
+    return pd.DataFrame(made, copy=False)
 
 
 def _series(name: str, column: pa.ChunkedArray) -> pd.Series[Any]:

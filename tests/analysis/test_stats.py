@@ -254,6 +254,18 @@ def test_findings_name_what_was_put_in(tmp_path: Path) -> None:
     assert "attribute" not in said
 
 
+def test_data_after_metadata_is_no_repetition(tmp_path: Path) -> None:
+    made = synthetic.columns(Workload(spans=6))
+    made.update(ftype=["file"] * 6, path=["/a", "/a", "/b", "/b", "/b", "/c"])
+    made["how"] = ["metacopy", "copy", "copy", "copy", "copy", "copy"]
+    synthetic.write(tmp_path / "one", made)
+    (found,) = [
+        one for one in findings(load(tmp_path / "one").frame) if "more than once" in one.what
+    ]
+    assert found.what.startswith("1 files")
+    assert found.why.startswith("2 copyups repeat earlier ones, most often /b (3 times)")
+
+
 def test_copyups_leave_other_kinds_out(tmp_path: Path) -> None:
     made = synthetic.columns(Workload(spans=3))
     made["kind"] = ["copyup", "lookup", "copyup"]
