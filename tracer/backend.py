@@ -79,8 +79,11 @@ class Tracepoints:
             for key in keys:
                 table[table.Key(key)] = table.Leaf(1)
         if filters.cgroup:
-            cgroups = self._program.bpf[b"cgroups"]
-            cgroups[0] = filters.cgroup.encode()
+            directory = os.open(filters.cgroup, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+            try:
+                self._program.bpf[b"cgroups"][0] = directory
+            finally:
+                os.close(directory)
 
     def _find_unions(self) -> None:
         """Have the probes find every overlay superblock, in whatever mount namespace.

@@ -87,7 +87,13 @@ def record(
     from tracer.recorder import record as run
 
     outcome = run(
-        output, mounts=mounts, pids=pids, cgroup=cgroup, command=command, everyone=everyone
+        output,
+        mounts=mounts,
+        pids=pids,
+        cgroup=cgroup,
+        command=command,
+        everyone=everyone,
+        started=lambda: click.echo("fallthru: tracing; Ctrl-C ends it", err=True),
     )
     _tell(outcome, output)
     if outcome.failure is not None:

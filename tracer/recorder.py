@@ -6,7 +6,7 @@ import os
 import select
 import signal
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -134,12 +134,14 @@ def record(
     cgroup: str | None = None,
     command: Sequence[str] = (),
     everyone: bool = False,
+    started: Callable[[], None] = lambda: None,
 ) -> Outcome:
     """Record into ``directory`` until ``command`` ends, or SIGINT or SIGTERM without one.
 
-    With a command only its process tree is traced, unless ``everyone`` or ``pids`` say
-    otherwise.  A trace that cannot be continued (disk full) is reported in the
-    outcome; the command is never disturbed by it.
+    With a command only its process tree is traced, unless ``everyone``, ``pids`` or
+    ``cgroup`` say otherwise; without one ``started`` is called once everything is seen.
+    A trace that cannot be continued (disk full) is reported in the outcome; the
+    command is never disturbed by it.
     """
     writer = TraceWriter(directory)
     child = Gated(command) if command else None
@@ -148,9 +150,11 @@ def record(
         if child and not everyone and not watched and not cgroup:
             watched = [child.pid]
         session = Session(mounts, watched, cgroup, command=command)
-        with session, _stop_signals(child) as signals:
+        with _stop_signals(child) as signals, session:
             if child:
                 child.release()
+            else:
+                started()
             failure = _write_until_done(session, writer, child, signals)
         if failure is None:
             failure = _write(writer, session.drain(), session)

@@ -14,7 +14,7 @@ import pytest
 
 from overlay.text import printable
 from tests.conftest import Layers, make_layers
-from tests.fsimages import loop_filesystem
+from tests.fsimages import loop_filesystem, tmpfs
 from tests.rawoverlay import overlay
 from tests.tracer.running import Seen, Step, Writers, noise, rows, seen
 from tracer.session import Session
@@ -71,7 +71,7 @@ def check(
     data: str,
 ) -> None:
     """Each file exactly once, by the process that did it; each directory once, by any."""
-    expected = Counter(
+    expected: Counter[tuple[int, str, str | None, int, int, str]] = Counter(
         (pid, step.op, step.path, files[step.path], *how_for(files[step.path], data))
         for pid, steps in zip(pids, plans, strict=True)
         for step in steps
@@ -326,8 +326,6 @@ def test_failed_copyup(layers: Layers) -> None:
     (layers.bottom / "big").write_bytes(b"x" * 3_000_000)
     small = layers.base / "small"
     small.mkdir()
-    from tests.fsimages import tmpfs
-
     with tmpfs(small, options={"size": "1m"}):
         tight = make_layers(small)
         with (

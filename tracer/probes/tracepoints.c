@@ -21,11 +21,13 @@
  */
 #include "common.h"
 
+#define CAP_DAC_OVERRIDE 1
 #define NR_IO_WORKER 0xffffffffu
 #define NR_KTHREAD 0xfffffffeu
 #define PF_IO_WORKER 0x00000010
 #define PF_KTHREAD 0x00200000
-#define MAX_FRAMES 32
+#define NEAR_FRAMES 9
+#define MAX_FRAMES 28
 #define MAX_ALIASES 6
 #define MAX_DEPTH 128
 #define MAX_NAMES 4096
@@ -90,6 +92,22 @@ static __always_inline u64 next_number(int which)
 static __always_inline u32 thread(void)
 {
     return (u32)bpf_get_current_pid_tgid();
+}
+
+/* The credentials that the current task has put on instead of its own, or 0.  Every hook
+ * begins with this, hence without a helper call for each field: a task that the kernel
+ * vouches for (bpf_get_current_task_btf(), 5.11) may be read directly. */
+static __always_inline u64 overriding_cred(void)
+{
+    void *task = bpf_get_current_task_btf();
+    u64 cred, real;
+    asm volatile("%0 = *(u64 *)(%1 + %2)"
+                 : "=r"(cred)
+                 : "r"(task), "i"(__builtin_offsetof(struct k_task_struct, cred)));
+    asm volatile("%0 = *(u64 *)(%1 + %2)"
+                 : "=r"(real)
+                 : "r"(task), "i"(__builtin_offsetof(struct k_task_struct, real_cred)));
+    return cred == real ? 0 : cred;
 }
 
 /* ---- which unions there are ------------------------------------------------------- */
@@ -287,20 +305,31 @@ static __always_inline int take_path(struct span_record *rec, u64 dentry, u64 ro
 
 /* ---- one copyup ------------------------------------------------------------------- */
 
-static __always_inline int copying_up(void *ctx)
+static __always_inline int frames_copy_up(struct scratch *buf, int first, int got)
 {
-    int k = 0;
-    struct scratch *buf = buffers.lookup(&k);
-    if (!buf)
-        return 0;
-    int got = bpf_get_stack(ctx, buf->stack, sizeof(buf->stack), 0);
-    for (int i = 0; i < MAX_FRAMES; i++) {
+    for (int i = first; i < MAX_FRAMES; i++) {
         if (i * 8 >= got)
             break;
         if (in_copyup_code(buf->stack[i]))
             return 1;
     }
     return 0;
+}
+
+static __always_inline int copying_up(void *ctx)
+{
+    int k = 0;
+    struct scratch *buf = buffers.lookup(&k);
+    if (!buf)
+        return 0;
+    /* Unwinding costs per frame.  A copyup's first sign comes from close by. */
+    int got = bpf_get_stack(ctx, buf->stack, NEAR_FRAMES * 8, 0);
+    if (frames_copy_up(buf, 0, got))
+        return 1;
+    if (got < NEAR_FRAMES * 8)
+        return 0;
+    got = bpf_get_stack(ctx, buf->stack, MAX_FRAMES * 8, 0);
+    return frames_copy_up(buf, NEAR_FRAMES, got);
 }
 
 static __always_inline void send(struct span *s)
@@ -461,34 +490,41 @@ static __always_inline int is_worker(u32 nr)
     return nr == NR_IO_WORKER || nr == NR_KTHREAD;
 }
 
+/* Something in a file system changed.  Most of what comes here is not ours, and most of
+ * the rest is more about an inode that is known to be copied up: both leave early. */
 static __always_inline int changed(void *ctx, u64 inode, int dirty)
 {
-    u64 task = bpf_get_current_task();
-    u64 cred = READ(task_struct, task, cred);
-    if (cred == READ(task_struct, task, real_cred))
+    u64 cred = overriding_cred();
+    if (!cred)
         return 0;
+    u32 tid = thread();
+    struct span *s = spans.lookup(&tid);
+    int open = s && s->cred == cred && !(s->rec.flags & F_DONE);
+    if (s && inode == s->inode && s->cred == cred && !(open && s->rec.flags & F_DATA_ONLY)) {
+        /* Once it is complete, the system call does to it what it was made for. */
+        if (open)
+            progress(s, bpf_ktime_get_ns(), dirty);
+        return 0;
+    }
     struct mount *m = mounts.lookup(&cred);
     if (!m || READ(inode, inode, i_sb) != m->top_sb)
         return 0;
+    u64 task = bpf_get_current_task();
     u64 now = bpf_ktime_get_ns();
-    u32 tid = thread();
-    struct span *s = spans.lookup(&tid);
-    if (s && !(s->rec.flags & F_DONE) && s->cred == cred) {
-        if (inode == s->inode) {
-            if (!(s->rec.flags & F_DATA_ONLY)) {
-                progress(s, now, dirty);
-            } else if (copying_up(ctx)) {
-                s->rec.end = now;
-            } else {
-                /* The system call goes on to what it was made for. */
-                s->rec.flags |= F_DONE;
-                measure(s, task);
-            }
-            return 0;
-        }
+    if (open) {
         if (inode == m->work_inode) {
             if (!s->rec.create_end)
                 s->rec.create_end = now;
+            return 0;
+        }
+        if (inode == s->inode) {
+            /* Data for a stub: over when the system call goes on to what it was made for. */
+            if (copying_up(ctx)) {
+                s->rec.end = now;
+            } else {
+                s->rec.flags |= F_DONE;
+                measure(s, task);
+            }
             return 0;
         }
         if (IS_DIR(READ(inode, inode, i_mode)) && !(s->rec.flags & F_DATA_ONLY)) {
@@ -502,8 +538,6 @@ static __always_inline int changed(void *ctx, u64 inode, int dirty)
             return 0;
         }
     }
-    if (s && (s->rec.flags & F_DONE) && inode == s->inode)
-        return 0; /* the system call does to the new file what it was made for */
     return start(ctx, task, cred, m, inode, now, dirty);
 }
 
@@ -519,14 +553,14 @@ HOOK(ctime) { return changed(ctx, ctx->args[0], 0); }
  * the first step. */
 HOOK(cap_capable)
 {
-    u64 task = bpf_get_current_task();
-    u64 cred = READ(task_struct, task, cred);
-    if (cred == READ(task_struct, task, real_cred) || !mounts.lookup(&cred))
+    if (ctx->args[3] != CAP_DAC_OVERRIDE || !overriding_cred())
         return 0;
     u64 now = bpf_ktime_get_ns();
     u32 tid = thread();
-    struct span *s = spans.lookup(&tid);
-    if (!s || s->rec.flags & F_DONE)
+    u64 *last = hints.lookup(&tid);
+    if (last)
+        *last = now;
+    else
         hints.update(&tid, &now);
     return 0;
 }
