@@ -14,7 +14,7 @@ import itertools
 import os
 import stat
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import Enum
 from typing import Final
 
@@ -83,7 +83,8 @@ class Marks:
     ``opaque`` hides what lies below; ``xattr_whiteouts`` says that a directory may hold
     xattr whiteouts (``opaque=x``) and hides nothing.  ``redirect`` is where the lookup
     goes on below: one name beside this object, or a path from the layers' roots.
-    ``others`` names attributes that are recognised and left alone.
+    ``others`` names attributes that are recognised and left alone.  ``bare`` says
+    that the look for marks met no other attribute; None if nobody looked.
     """
 
     whiteout: Whiteout | None = None
@@ -92,9 +93,11 @@ class Marks:
     metacopy: Metacopy | None = None
     redirect: bytes | None = None
     others: frozenset[str] = frozenset()
+    bare: bool | None = field(default=None, compare=False)
 
 
 NO_MARKS: Final = Marks()
+_BARE: Final = Marks(bare=True)
 _DEVICE_WHITEOUT: Final = Marks(whiteout=Whiteout.DEVICE)
 
 
@@ -119,11 +122,14 @@ def read_marks(dirfd: int, name: bytes | None, st: os.stat_result, family: MarkF
         return NO_MARKS
     prefix = family.prefix
     try:
-        present = [a for a in syscalls.listxattr(dirfd, name) if a.startswith(prefix)]
+        listed = syscalls.listxattr(dirfd, name)
     except OSError as error:
         if error.errno in NO_XATTR:
             return NO_MARKS
         raise
+    if not listed:
+        return _BARE
+    present = [attribute for attribute in listed if attribute.startswith(prefix)]
     if not present:
         return NO_MARKS
     marks = {attribute.removeprefix(prefix) for attribute in present} & MARKS
@@ -145,6 +151,7 @@ def read_marks(dirfd: int, name: bytes | None, st: os.stat_result, family: MarkF
         metacopy=metacopy,
         redirect=redirect,
         others=frozenset(marks - {"opaque", "metacopy", "redirect", "whiteout"}),
+        bare=all(is_private(attribute, family) for attribute in listed),
     )
 
 

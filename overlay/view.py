@@ -191,6 +191,8 @@ class OpenDirectory:
 
     def xattrs(self, node: Node) -> dict[str, bytes]:
         """The extended attributes that the union shows of an entry found here."""
+        if node.marks.bare:
+            return {}
         place = node.places[0]
         above, _, name = place.path.rpartition(b"/")
         fd = self._fds.get(Place(place.layer, above))
