@@ -72,7 +72,7 @@ class Refused(FallthruError):
 
 
 class TopInUse(Refused):
-    """The top already serves another overlay (document L440: mounted exactly once)."""
+    """The top already serves another overlay (document L437–L438: mounted exactly once)."""
 
 
 class MountPointBusy(Refused):

@@ -113,7 +113,7 @@ def _create(fs: int, layers: OpenLayers, source: str, options: tuple[tuple[str, 
     if layers.family == "user":
         syscalls.fsconfig_flag(fs, "userxattr")
     syscalls.fsconfig_create(fs)
-    # noatime: an access must never copy a file up (L237, L347).
+    # noatime: an access must never copy a file up (L234–L237, L341).
     return syscalls.fsmount(fs, syscalls.MOUNT_ATTR_NOATIME)
 
 
@@ -131,7 +131,7 @@ def mount(overlay: Overlay, mount_point: str) -> None:
     """Mount ``overlay`` at ``mount_point``: complete and in place, or an error and nothing.
 
     A mount point that already has a mount is refused, except that a top may be put over
-    its own bottom in place, as the document does (L48, L231).
+    its own bottom in place, as the document does (L138–L141, L230).
     """
     _check_mount_point(mount_point, overlay)
     tree = open_overlay(overlay)

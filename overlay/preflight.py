@@ -116,7 +116,7 @@ def _cannot_open(role: str, path: str, error: OSError) -> FallthruError:
 
 
 def _check_overlap(others: tuple[Directory, ...], mine: Directory) -> None:
-    """No layer may be, hold or lie in another (L436: never a top and a bottom at once)."""
+    """No layer may be, hold or lie in another (L435: never a top and a bottom at once)."""
     for other in others:
         if other.stat.st_dev != mine.stat.st_dev:
             continue  # a union covers what is mounted below its layers, so it is not in them

@@ -39,16 +39,20 @@ class Profile:
 _INDEX = (
     "index",
     "on",
-    "the kernel then refuses a top that another overlay uses (EBUSY, L440 L482) or that was "
-    "made for other bottoms (ESTALE), and a hard link of the bottom stays one file (L631)",
+    "the kernel then refuses a top that another overlay uses (EBUSY, L437–L438, L482) or that was "
+    "made for other bottoms (ESTALE), and a hard link of the bottom stays one file (L630)",
 )
-_XINO = ("xino", "auto", "one inode number for a file in stat and readdir, on every layer (L557)")
+_XINO = (
+    "xino",
+    "auto",
+    "one inode number for a file in stat and readdir, on every layer (L561–L563)",
+)
 _NFS_EXPORT = ("nfs_export", "off", "an exported union needs an index of directories too (L580)")
 
 _STRICT = (
     _INDEX,
-    ("redirect_dir", "nofollow", "rename of a bottom directory is EXDEV (L133 L517)"),
-    ("metacopy", "off", "file copyup brings the contents along (L106)"),
+    ("redirect_dir", "nofollow", "rename of a bottom directory is EXDEV (L130 L512)"),
+    ("metacopy", "off", "file copyup brings the contents along (L105–L106)"),
     _XINO,
     _NFS_EXPORT,
 )
@@ -63,7 +67,7 @@ PROFILES: dict[str, Profile] = {
         ),
         Profile(
             "fallthru",
-            "reads fallthrus: metadata-only copyup; directories rename (departs from L133)",
+            "reads fallthrus: metadata-only copyup; directories rename (departs from L130)",
             (
                 _INDEX,
                 ("redirect_dir", "on", "directory fallthrus; metacopy needs it at least followed"),

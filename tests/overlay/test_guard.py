@@ -28,7 +28,7 @@ def test_a_writable_file_system_is_not_held(tmpfs_dir: Path) -> None:
 
 
 def test_a_read_only_mount_can_be_undone(tmp_path: Path, root: None) -> None:
-    """L256: that it is read-only now is pointless to check, so it is not called a guarantee."""
+    """L259–L263–L264: that it is read-only now is pointless to check, so it is not called a guarantee."""
     with tmpfs(tmp_path, options={}):
         subprocess.run(["mount", "-o", "remount,ro", str(tmp_path)], check=True)
         state = guard.assess(str(tmp_path))
@@ -57,7 +57,7 @@ def test_a_read_only_bind_of_a_writable_file_system(tmpfs_dir: Path) -> None:
 
 
 def test_a_read_only_device_holds(root: None) -> None:
-    """L261: read-only for as long as it is a bottom; here the kernel itself refuses."""
+    """L263–L264: read-only for as long as it is a bottom; here the kernel itself refuses."""
     with loop_filesystem("ext4", read_only=True) as mount_point:
         state = guard.assess(str(mount_point))
         assert state.hold is Hold.DEVICE

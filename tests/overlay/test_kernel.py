@@ -77,7 +77,7 @@ def test_the_mount_is_noatime_and_says_its_profile(layers: Layers, profile: str)
 
 
 def test_document_refuses_to_rename_a_bottom_directory(layers: Layers) -> None:
-    """L133, L517: renaming of directories returns EXDEV."""
+    """L130, L512: renaming of directories returns EXDEV."""
     (layers.bottom / "dir").mkdir()
     with kernel.mounted(overlay_of(layers), str(layers.mnt)):
         with pytest.raises(OSError, match="cross-device") as caught:
@@ -135,7 +135,7 @@ def test_the_work_directory_is_made_private_and_kept(layers: Layers) -> None:
 
 
 def test_a_top_may_be_mounted_over_its_bottom_in_place(layers: Layers) -> None:
-    """L231: the top is mounted at the same mount point as the bottom."""
+    """L230: the top is mounted at the same mount point as the bottom."""
     with tmpfs(layers.bottom):
         (layers.bottom / "file").write_text("bottom")
         with kernel.mounted(overlay_of(layers), str(layers.bottom)):
@@ -221,7 +221,7 @@ def test_a_bottom_used_twice_is_refused(unchanged: Layers) -> None:
 
 
 def test_a_top_in_use_is_refused_and_its_owner_named(layers: Layers) -> None:
-    """L440, L482: the top may be mounted exactly once."""
+    """L437–L438, L482: the top may be mounted exactly once."""
     second = layers.base / "second"
     second.mkdir()
     with kernel.mounted(overlay_of(layers), str(layers.mnt)):
@@ -322,7 +322,7 @@ def test_an_unknown_profile_is_named(unchanged: Layers) -> None:
 
 
 def test_a_bottom_that_may_change_is_refused_when_asked(unchanged: Layers) -> None:
-    """L256: that it is read-only now is no promise; tmpfs has no handle to make one."""
+    """L259–L263–L264: that it is read-only now is no promise; tmpfs has no handle to make one."""
     with pytest.raises(errors.Refused, match="may change while the overlay is mounted"):
         kernel.mount(overlay_of(unchanged, require_read_only=True), str(unchanged.mnt))
 
