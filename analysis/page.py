@@ -50,7 +50,10 @@ def render(trace: Trace, *, top: int = 10, depth: int = 3) -> str:
     ]
     for number, run in enumerate(trace.runs):
         every = trace.run(run.name)
+        title = _text(run.name) if several else "The copyups"
+        body.append(f'<section id="run-{number}"><h2>{title}</h2>')
         body.extend(_run(run, frames[run.name], every, number, top, depth))
+        body.append("</section>")
     body.append("</main>")
     css = resources.files(__package__).joinpath("page.css").read_text("utf-8")
     return (
@@ -134,14 +137,13 @@ def _moment(ns: int) -> str:
 
 
 def _run(run: Run, frame: Frame, every: Frame, number: int, top: int, depth: int) -> Iterator[str]:
-    yield f'<section id="run-{number}"><h2>{_text(run.name)}</h2>'
     yield _tiles(_key_figures(run, frame))
     other = tables.kinds(every)
     if other is not None:
         yield _table(other)
     if frame.empty:
         yield "<p>No copyup was recorded: nothing on the bottom was changed, or the filters "
-        yield "left it out.</p></section>"
+        yield "left it out.</p>"
         return
     found = findings(frame)
     if found:
@@ -155,7 +157,6 @@ def _run(run: Run, frame: Frame, every: Frame, number: int, top: int, depth: int
         if key == "size":
             yield _table(tables.phases(frame))
     yield _table(tables.files(frame, top=top))
-    yield "</section>"
 
 
 def _key_figures(run: Run, frame: Frame) -> list[tuple[str, str, str]]:

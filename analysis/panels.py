@@ -91,7 +91,7 @@ def scatter(axes: Axes, frame: Frame, every: Frame) -> None:
     """A point for each copyup; ``every`` are the spans that share the scale and the legend."""
     low, high, _ = _size_ends(every)
     shown = sample(frame)
-    many = len(shown) > _VECTOR_POINTS
+    many, few = len(shown) > _VECTOR_POINTS, len(shown) < 200
     for how, colour in (HOW_COLOURS | {_UNTOLD: MUTED}).items():
         if not _went(every, how).any():
             continue
@@ -100,9 +100,9 @@ def scatter(axes: Axes, frame: Frame, every: Frame) -> None:
         axes.scatter(
             np.where(size > 0, size, empty_at(low, high)),
             nanoseconds(part["dur"]),
-            s=7 if many else 11,
+            s=7 if many else 24 if few else 11,
             color=colour,
-            alpha=0.35 if many else 0.55,
+            alpha=0.35 if many else 0.8 if few else 0.55,
             linewidths=0,
             rasterized=many,
         )
