@@ -28,7 +28,7 @@ def test_a_writable_file_system_is_not_held(tmpfs_dir: Path) -> None:
 
 
 def test_a_read_only_mount_can_be_undone(tmp_path: Path, root: None) -> None:
-    """L259–L263–L264: that it is read-only now is pointless to check, so it is not called a guarantee."""
+    """L259–L261: read-only now is pointless to check, so it is not called a guarantee."""
     with tmpfs(tmp_path, options={}):
         subprocess.run(["mount", "-o", "remount,ro", str(tmp_path)], check=True)
         state = guard.assess(str(tmp_path))
