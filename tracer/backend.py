@@ -8,12 +8,11 @@ from __future__ import annotations
 
 import os
 import time
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Protocol
 
 from overlay import syscalls
 from tracer.program import RING_BYTES, Filters, Program, build
-from tracer.records import RECORD_SIZE
-from tracer.ring import Ring
 
 __all__ = ["Backend", "Tracepoints", "clock_offset"]
 
@@ -62,7 +61,13 @@ class Tracepoints:
     name = "tracepoint"
 
     def __init__(self, filters: Filters) -> None:
-        self._program: Program = build(filters)
+        with ThreadPoolExecutor(1) as pool:
+            building = pool.submit(build, filters)
+            # The compiler works outside Python; what reading needs is loaded meanwhile.
+            from tracer.records import RECORD_SIZE
+            from tracer.ring import Ring
+
+            self._program: Program = building.result()
         self._state = self._program.bpf[b"state"]
         self._counts: tuple[int, int] | None = None
         try:

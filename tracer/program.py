@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -57,15 +58,15 @@ _FIELDS: dict[str, Sequence[str]] = {
 #: Tracepoint → function in the probes.  Arguments that matter stand at the same place
 #: in all that share a function, so each is compiled and verified once.
 _REQUIRED = {
-    "writeback_mark_inode_dirty": "dirty",
+    "writeback_mark_inode_dirty": "changed",
     "sys_exit": "sys_exit",
     "sched_process_exit": "sched_process_exit",
 }
 #: Used where the kernel has them: each tells more about a phase.
 _OPTIONAL = {
-    "inode_set_ctime_to_ts": "ctime",
-    "ctime_ns_xchg": "ctime",
-    "ctime_xchg_skip": "ctime",
+    "inode_set_ctime_to_ts": "changed",
+    "ctime_ns_xchg": "changed",
+    "ctime_xchg_skip": "changed",
     "cap_capable": "cap_capable",
     "ext4_sync_file_enter": "sync_enter",
     "ext4_sync_file_exit": "sync_exit",
@@ -113,12 +114,15 @@ def build(filters: Filters) -> Program:
     Raises :class:`~tracer.bccload.NoBcc`, :class:`~tracer.btf.NoBtf`,
     :class:`~tracer.kallsyms.NoAddresses` or :class:`NoBpf`, by what is missing.
     """
-    bcc = bccload.load()
-    btf = Btf()
+    with ThreadPoolExecutor(1) as pool:
+        # The kernel writes its list of symbols meanwhile.
+        ranges = pool.submit(copyup_ranges)
+        bcc = bccload.load()
+        btf = Btf()
     hooks = _REQUIRED | {tp: name for tp, name in _OPTIONAL.items() if btf.has_tracepoint(tp)}
     if filters.pids:
         hooks |= _FORK
-    text = _source(btf, copyup_ranges(), filters)
+    text = _source(btf, ranges.result(), filters)
     with _quiet_bcc() as messages:
         try:
             bpf = bcc.BPF(text=text.encode(), cflags=[f"-I{PROBES}"])

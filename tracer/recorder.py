@@ -9,14 +9,17 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-
-import pyarrow as pa
+from typing import TYPE_CHECKING
 
 from overlay.errors import FallthruError, UsageError
 from overlay.text import printable
-from tracer.schema import SCHEMA, RunMetadata
 from tracer.session import Session
 from tracer.tracefile import TraceWriter
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+    from tracer.schema import RunMetadata
 
 __all__ = ["Gated", "Outcome", "record"]
 
@@ -170,8 +173,10 @@ def record(
 def _write_until_done(
     session: Session, writer: TraceWriter, child: Gated | None, signals: list[int]
 ) -> FallthruError | None:
+    import pyarrow as pa
+
     failure = None
-    pending: list[pa.Table] = [SCHEMA.empty_table()]
+    pending: list[pa.Table] = []
     since = time.monotonic()
     while True:
         if child:
@@ -185,7 +190,7 @@ def _write_until_done(
             due = rows >= _PART_ROWS or time.monotonic() - since >= _PART_SECONDS
             if rows and (due or done):
                 failure = _write(writer, pa.concat_tables(pending), session)
-                pending = [SCHEMA.empty_table()]
+                pending = []
                 since = time.monotonic()
         if done:
             return failure

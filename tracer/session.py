@@ -11,18 +11,22 @@ import threading
 import time
 from collections.abc import Sequence
 from types import TracebackType
-from typing import Any
-
-import pyarrow as pa
+from typing import TYPE_CHECKING, Any
 
 from overlay import __version__
 from overlay.errors import UsageError
 from overlay.text import printable
 from tracer.backend import Backend, Tracepoints, clock_offset
 from tracer.program import Filters
-from tracer.records import has_mounts, split, to_table
-from tracer.schema import RunMetadata
 from tracer.unions import Cgroups, Unions, cgroup_root, union_devices
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+    from tracer.schema import RunMetadata
+
+# numpy and pyarrow are imported where they are used: they take as long as loading the
+# probes does, and by then these are at work.
 
 __all__ = ["Session"]
 
@@ -134,6 +138,8 @@ class Session:
             self._failure = error
 
     def _fetch(self) -> None:
+        from tracer.records import has_mounts, split
+
         assert self._backend is not None
         with self._lock:
             raw = self._backend.take()
@@ -157,6 +163,9 @@ class Session:
 
     def drain(self) -> pa.Table:
         """The spans since the last call, as rows of :data:`tracer.schema.SCHEMA`."""
+        from tracer.decode import to_table
+        from tracer.records import split
+
         if self._failure is not None:
             raise self._failure
         assert self._backend is not None, "the session was never started"
@@ -176,6 +185,8 @@ class Session:
 
     def table(self) -> pa.Table:
         """All spans since the start that :meth:`drain` has not taken away."""
+        import pyarrow as pa
+
         self._tables.append(self.drain())
         self._tables = [pa.concat_tables(self._tables)]
         return self._tables[0]
@@ -197,6 +208,8 @@ class Session:
 
     def metadata(self) -> RunMetadata:
         """The run as the trace file describes it; counts are as of the last drain."""
+        from tracer.schema import RunMetadata
+
         assert self._backend is not None, "the session was never started"
         kernel = os.uname()
         filters: dict[str, Any] = {

@@ -9,13 +9,15 @@ from __future__ import annotations
 import errno
 import os
 from contextlib import suppress
-
-import pyarrow as pa
-import pyarrow.parquet as pq
+from typing import TYPE_CHECKING
 
 from overlay.errors import NoPrivilege, OperationFailed, Refused, UsageError
 from overlay.text import printable
-from tracer.schema import SCHEMA, RunMetadata, schema_with
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+    from tracer.schema import RunMetadata
 
 __all__ = ["OutputNotEmpty", "TraceWriter"]
 
@@ -56,6 +58,10 @@ class TraceWriter:
         Raises :class:`OperationFailed` when it cannot be stored; the parts before
         it stay as they are.
         """
+        import pyarrow.parquet as pq
+
+        from tracer.schema import SCHEMA, schema_with
+
         final = os.path.join(self.directory, f"part-{self.parts:05}.parquet")
         aside = os.path.join(self.directory, f".part-{self.parts:05}.parquet")
         try:

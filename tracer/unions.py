@@ -10,13 +10,15 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Iterable, Iterator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from overlay import mountinfo
 from overlay.errors import UsageError
 from overlay.mountinfo import MountEntry
 from overlay.text import printable
-from tracer.records import MountRecord
+
+if TYPE_CHECKING:
+    from tracer.records import MountRecord
 
 __all__ = ["Cgroups", "Unions", "cgroup_root", "device_of", "union_devices"]
 

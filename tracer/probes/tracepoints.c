@@ -545,9 +545,11 @@ static __always_inline int changed(void *ctx, u64 inode, int dirty)
 
 #define HOOK(NAME) int on_##NAME(struct bpf_raw_tracepoint_args *ctx)
 
-HOOK(dirty) { return changed(ctx, ctx->args[0], 1); }
-/* inode_set_ctime_to_ts, ctime_ns_xchg, ctime_xchg_skip */
-HOOK(ctime) { return changed(ctx, ctx->args[0], 0); }
+/* writeback_mark_inode_dirty(inode, flags), inode_set_ctime_to_ts(inode, pointer),
+ * ctime_ns_xchg(inode, old ns, …), ctime_xchg_skip(inode, pointer).  One function serves
+ * all, as compiling and verifying it is most of the time that starting takes; the flags
+ * are small and never 0, and what else may look like them moves a phase's border only. */
+HOOK(changed) { return changed(ctx, ctx->args[0], ctx->args[1] && ctx->args[1] < 0x10000); }
 
 /* The work directory has mode 0: making something in it takes a capability, asked for as
  * the first step. */
