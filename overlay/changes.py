@@ -282,10 +282,12 @@ class _Diff:
             return self.target(now.places[0]) != self.target(was.places[0])
         if kind in (stat.S_IFCHR, stat.S_IFBLK):
             return now.st.st_rdev != was.st.st_rdev
-        if kind != stat.S_IFREG or now.data == was.data:
+        if kind != stat.S_IFREG:
             return False
-        if now.st.st_size != was.st.st_size or now.data is None or was.data is None:
+        if now.st.st_size != was.st.st_size:
             return True
+        if now.data is None or was.data is None or now.data == was.data:
+            return now.data != was.data
         # Copyup keeps the time, and marks the file.  What an archiver unpacked has any time
         # it likes and no mark, and a stub that reads from elsewhere is no copyup of this.
         copied_up = "origin" in now.marks.others and now.marks.metacopy is None

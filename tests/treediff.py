@@ -43,7 +43,7 @@ def _thing(path: bytes) -> Thing:
     st = os.lstat(path)
     content: object = None
     if stat.S_ISREG(st.st_mode):
-        content = Path(os.fsdecode(path)).read_bytes()
+        content = (st.st_size, Path(os.fsdecode(path)).read_bytes())
     elif stat.S_ISLNK(st.st_mode):
         content = os.readlink(path)
     elif stat.S_ISCHR(st.st_mode) or stat.S_ISBLK(st.st_mode):
@@ -126,6 +126,4 @@ def _remove(tree: Tree, path: bytes) -> None:
 
 
 def _length(thing: Thing) -> int:
-    return (
-        len(thing.content) if stat.S_ISREG(thing.ftype) and isinstance(thing.content, bytes) else 0
-    )
+    return thing.content[0] if isinstance(thing.content, tuple) else 0
