@@ -324,13 +324,15 @@ class _Directory:
         return self._below.find(redirect, data=data)
 
     def _claim(self, name: bytes, target: Target) -> None:
-        """Remember that this reads from another place: nobody else may."""
+        """Remember that this reads from another place: nobody else may.
+
+        Data-only layers are there to be shared: the kernel has no inodes for them.
+        """
         path = self._before + name
-        if target.spots[0].path != path:
+        spot = target.spots[0]
+        if spot.path != path and not self._walker.below.is_data_only(spot):
             st = os.stat(name, dir_fd=self._fd, follow_symlinks=False)
-            self._walker.harvest.claims.append(
-                Claim(target.spots[0], path, target.is_dir, st.st_ino)
-            )
+            self._walker.harvest.claims.append(Claim(spot, path, target.is_dir, st.st_ino))
 
     def _file(self, name: bytes, marks: set[str], entry: os.DirEntry[str]) -> None:
         path = self._before + name

@@ -113,7 +113,7 @@ def check_work(work: Layer, top: Layer, family: MarkFamily, *, stubs: bool) -> l
         if entry.path.startswith(TEMPORARY_PREFIX):
             found.append(finding("work-leftover", entry.path, layer="work"))
     for entry in work.entries(b"work"):
-        if entry.path != b"work/incompat":
+        if entry.path != b"work/incompat" and not _is_spare_whiteout(entry.name, entry.st):
             found.append(finding("work-leftover", entry.path, layer="work"))
     found += [
         finding("volatile", entry.path, layer="work")
@@ -127,6 +127,14 @@ def check_work(work: Layer, top: Layer, family: MarkFamily, *, stubs: bool) -> l
         if error.errno not in VANISHED:
             raise
     return sorted(found, key=lambda each: each.path)
+
+
+def _is_spare_whiteout(name: bytes, st: os.stat_result) -> bool:
+    """Whether this is the whiteout that the kernel links to wherever it needs one (since 5.8).
+
+    It stays behind at unmount ("ovl: whiteout inode sharing"); the next mount removes it.
+    """
+    return name.startswith(b"#") and is_whiteout_device(st)
 
 
 def _check_index(fd: int, top: Layer, family: MarkFamily) -> Iterator[Finding]:
@@ -146,7 +154,7 @@ def _check_index(fd: int, top: Layer, family: MarkFamily) -> Iterator[Finding]:
 def _judge_index_entry(fd: int, name: bytes, st: os.stat_result, family: MarkFamily) -> str:
     """What is wrong with an index entry, by the rules of ovl_verify_index()."""
     if name.startswith(b"#"):
-        return "index-leftover"
+        return "" if _is_spare_whiteout(name, st) else "index-leftover"
     if len(name) < 2 * _HEADER or not _HEX.fullmatch(name):
         return "index-invalid"
     encoded = bytes.fromhex(name.decode())
