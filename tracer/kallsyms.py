@@ -41,7 +41,8 @@ def ranges_of(lines: Iterable[bytes]) -> list[Range]:
     text: list[int] = []
     for line in lines:
         fields = line.split()
-        if fields[1] not in (b"t", b"T"):
+        # Padding before a function (6.2 on, CONFIG_CALL_PADDING) has a symbol of its own.
+        if fields[1] not in (b"t", b"T") or fields[2].startswith(b"__pfx_"):
             continue
         address = int(fields[0], 16)
         text.append(address)

@@ -32,6 +32,8 @@
 #define MAX_DEPTH 128
 #define MAX_NAMES 4096
 #define MAX_WALK 24
+/* Unrolled, they would be most of what is compiled and verified. */
+#define NO_UNROLL _Pragma("clang loop unroll(disable)")
 /* The compiler knows the offset's range and drops the mask; the verifier does not. */
 #define BOUND(OFF)                                                                               \
     do {                                                                                         \
@@ -128,6 +130,7 @@ static __always_inline void announce(struct mount *m)
     r->layers = READ(ovl_fs, m->ofs, numlayer);
     r->pad = 0;
     u64 layers = READ(ovl_fs, m->ofs, layers);
+    NO_UNROLL
     for (u32 i = 0; i < LAYER_NAMES; i++) {
         r->names[i][0] = 0;
         if (i < r->layers) {
@@ -193,6 +196,7 @@ static __always_inline void walk(int all)
     if (!type || !*type || !cursor)
         return;
     u64 node = all && *cursor ? *cursor : READ(file_system_type, *type, fs_supers_first);
+    NO_UNROLL
     for (int i = 0; i < MAX_WALK; i++) {
         if (!node)
             break;
@@ -223,6 +227,7 @@ static __always_inline void learn_type(long fd)
 static __always_inline u64 alias_in(u64 inode, u64 dir, struct mount *m)
 {
     u64 node = READ(inode, inode, i_dentry_first);
+    NO_UNROLL
     for (int i = 0; i < MAX_ALIASES; i++) {
         if (!node)
             break;
@@ -260,6 +265,7 @@ static __always_inline int take_path(struct span_record *rec, u64 dentry, u64 ro
     int reached = 0;
     if (!buf)
         return 0;
+    NO_UNROLL
     for (int i = 0; i < MAX_DEPTH; i++) {
         if (dentry == root) {
             reached = 1;
@@ -284,6 +290,7 @@ static __always_inline int take_path(struct span_record *rec, u64 dentry, u64 ro
     if (off <= PATH_IN_RECORD)
         return 1;
     rec->flags |= F_LONG_PATH;
+    NO_UNROLL
     for (int i = 0; i < MAX_NAMES / CHUNK_BYTES + 1; i++) {
         u32 at = PATH_IN_RECORD + i * CHUNK_BYTES;
         if (at >= off || at > MAX_NAMES + 256 - CHUNK_BYTES)
@@ -307,6 +314,7 @@ static __always_inline int take_path(struct span_record *rec, u64 dentry, u64 ro
 
 static __always_inline int frames_copy_up(struct scratch *buf, int first, int got)
 {
+    NO_UNROLL
     for (int i = first; i < MAX_FRAMES; i++) {
         if (i * 8 >= got)
             break;
