@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import Final, Self
 
-from overlay import syscalls
+from overlay import images, syscalls
 from overlay.errors import OperationFailed, UsageError
 from overlay.markvalues import MarkFamily
 from overlay.probes import LayerCapabilities, capabilities, top_shortcomings
@@ -68,12 +68,17 @@ class Layer:
     def open(cls, path: str, *, private: bool = False) -> Self:
         """Open a layer by its path, which may be a symlink: what is named here is trusted.
 
+        An image or block device is opened too, and so is its name in mountinfo.
+
         ``private`` looks at it as an overlay does: without what is mounted below it.
         That takes privilege; without, mounts are seen.
         """
         try:
             fd = _open_private(path) if private else os.open(path, _DIRECTORY | os.O_CLOEXEC)
         except OSError as error:
+            image = images.reopen(path)
+            if image is not None:
+                return cls(image, path)
             shown, number = printable(path), error.errno or 0
             if number in (errno.ENOENT, errno.ENOTDIR, errno.ELOOP):
                 raise UsageError(f"no directory at {shown}", errno=number) from None

@@ -13,7 +13,7 @@ import functools
 import os
 from collections.abc import Callable
 
-from overlay import syscalls
+from overlay import images, syscalls
 from overlay.errors import EnvironmentLacks
 from overlay.preflight import OpenLayers
 from overlay.text import printable
@@ -55,18 +55,30 @@ def _accepts(configure_one: Callable[[int], None]) -> bool:
 
 def configure(fs: int, layers: OpenLayers) -> None:
     """Name the layers of an overlay that is being configured; OSError as the kernel says."""
+    attached = [bottom.image for bottom in layers.bottoms if bottom.image]
+    if not attached:
+        _configure(fs, layers)
+        return
+    with images.named(attached):
+        _configure(fs, layers)
+
+
+def _configure(fs: int, layers: OpenLayers) -> None:
     if takes_descriptors():
         for bottom in layers.bottoms:
-            syscalls.fsconfig_fd(fs, "lowerdir+", bottom.fd)
+            if bottom.image:  # by descriptor, the kernel would show every image as "/"
+                syscalls.fsconfig_string(fs, "lowerdir+", bottom.image.recorded)
+            else:
+                syscalls.fsconfig_fd(fs, "lowerdir+", bottom.fd)
         syscalls.fsconfig_fd(fs, "upperdir", layers.top.fd)
         syscalls.fsconfig_fd(fs, "workdir", layers.work.fd)
         return
+    paths = [bottom.image.recorded if bottom.image else bottom.path for bottom in layers.bottoms]
     if takes_appended_bottoms():
-        for bottom in layers.bottoms:
-            syscalls.fsconfig_string(fs, "lowerdir+", bottom.path)
+        for path in paths:
+            syscalls.fsconfig_string(fs, "lowerdir+", path)
     else:
-        joined = ":".join(escape(bottom.path) for bottom in layers.bottoms)
-        _set_legacy(fs, "lowerdir", joined)
+        _set_legacy(fs, "lowerdir", ":".join(escape(path) for path in paths))
     _set_legacy(fs, "upperdir", escape(layers.top.path))
     _set_legacy(fs, "workdir", escape(layers.work.path))
 

@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
-from overlay import workdir
+from overlay import images, workdir
 from overlay.errors import (
     EnvironmentLacks,
     FallthruError,
@@ -36,12 +36,16 @@ _OPEN = os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC
 
 @dataclass(frozen=True, slots=True)
 class Directory:
-    """An open directory: ``fd`` is O_PATH, ``path`` canonical, in surrogate escapes."""
+    """An open directory: ``fd`` is O_PATH, ``path`` canonical, in surrogate escapes.
+
+    For a bottom that is an image, ``path`` is the image's, and ``fd`` the root of its mount.
+    """
 
     role: str
     fd: int
     path: str
     stat: os.stat_result
+    image: images.Image | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +75,7 @@ def open_layers(
     opened: list[int] = []
     made: str | None = None
     try:
-        lower = tuple(_open("bottom", path, opened) for path in bottoms)
+        lower = tuple(_open_bottom(path, opened) for path in bottoms)
         upper = _open("top", top, opened)
         _check_overlap(lower, upper)
         _check_writable(upper)
@@ -101,6 +105,17 @@ def _open(role: str, path: str, opened: list[int], *, nofollow: bool = False) ->
     opened.append(fd)
     # The kernel's own name for what was opened: symlinks and dots are resolved.
     return Directory(role, fd, os.readlink(f"/proc/self/fd/{fd}"), os.fstat(fd))
+
+
+def _open_bottom(path: str, opened: list[int]) -> Directory:
+    try:
+        return _open("bottom", path, opened)
+    except UsageError as error:
+        if error.errno != errno.ENOTDIR or not images.is_image(path):
+            raise
+    image = images.open_image(path)
+    opened.append(image.fd)
+    return Directory("bottom", image.fd, image.file, os.fstat(image.fd), image)
 
 
 def _cannot_open(role: str, path: str, error: OSError) -> FallthruError:
