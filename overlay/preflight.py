@@ -78,7 +78,7 @@ def open_layers(
         lower = tuple(_open_bottom(path, opened) for path in bottoms)
         upper = _open("top", top, opened)
         _check_overlap(lower, upper)
-        _check_writable(upper)
+        system = _check_writable(upper)
         work_path = workdir.beside(upper.path) if work is None else os.path.realpath(work)
         _check_separate(upper.path, work_path)
         if workdir.make(work_path):
@@ -86,7 +86,7 @@ def open_layers(
         below = _open("work directory", work_path, opened, nofollow=True)
         _check_overlap(lower, below)
         workdir.check(work_path, below.stat, upper.stat)
-        family = _check_marks(upper, below, profile)
+        family = _check_marks(upper, system, below, profile)
         yield OpenLayers(lower, upper, below, family)
     except BaseException:
         if made is not None:
@@ -163,21 +163,24 @@ def _check_separate(top: str, work: str) -> None:
         )
 
 
-def _check_writable(top: Directory) -> None:
-    if os.fstatvfs(top.fd).f_flag & os.ST_RDONLY:
+def _check_writable(top: Directory) -> os.statvfs_result:
+    system = os.fstatvfs(top.fd)
+    if system.f_flag & os.ST_RDONLY:
         raise UsageError(
             f"the top {printable(top.path)} is on a read-only file system", errno=errno.EROFS
         )
+    return system
 
 
-#: File systems found able to be a top, by st_dev and family.  What a file system can do
-#: does not change while it is mounted; a device number used again is asked again by the
-#: kernel, which refuses or warns.
-_able: set[tuple[int, str]] = set()
+#: File systems found able to be a top, by their identity and the marks' family.  The
+#: device number alone would not do: the kernel gives those of unmounted ones out again.
+_able: set[tuple[int, int, str]] = set()
 
 
-def _check_file_system(top: Directory, work: Directory, family: str) -> None:
-    known = (top.stat.st_dev, family)
+def _check_file_system(
+    top: Directory, system: os.statvfs_result, work: Directory, family: str
+) -> None:
+    known = (system.f_fsid, top.stat.st_dev, family)
     if known in _able:
         return
     # Asked in the work directory: a probe that makes something must not touch the top.
@@ -191,7 +194,9 @@ def _check_file_system(top: Directory, work: Directory, family: str) -> None:
     _able.add(known)
 
 
-def _check_marks(top: Directory, work: Directory, profile: Profile) -> str:
+def _check_marks(
+    top: Directory, system: os.statvfs_result, work: Directory, profile: Profile
+) -> str:
     """The marks' family; refuse a file system that can't have them, or stubs unread.
 
     The kernel would mount a top with file fallthrus under any profile, and then fail
@@ -210,7 +215,7 @@ def _check_marks(top: Directory, work: Directory, profile: Profile) -> str:
                 f"the {profile.name} profile cannot be used in a user namespace",
                 hint="overlayfs refuses metacopy and redirects there: use --profile document",
             )
-    _check_file_system(top, work, family)
+    _check_file_system(top, system, work, family)
     if profile.reads_stubs:
         if known != b"maybe":
             workdir.remember(work.fd, family, b"maybe")

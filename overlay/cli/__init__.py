@@ -7,7 +7,6 @@ command starts in a few times what Python itself needs; a test holds it to that.
 from __future__ import annotations
 
 import importlib
-import os
 import sys
 
 import click
@@ -89,8 +88,4 @@ def main() -> None:
         code = 2
     except click.Abort:
         code = 130  # as a shell reports a command ended by Ctrl-C
-    except BrokenPipeError:
-        # The reader left (`| head`): not an error, but Python would complain at exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        code = 0
     sys.exit(code)

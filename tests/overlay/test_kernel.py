@@ -289,6 +289,27 @@ def test_a_top_without_xattrs_is_refused(tmpfs_dir: Path) -> None:
         syscalls.umount2(tmpfs_dir / "ramfs")
 
 
+def test_what_one_file_system_can_do_is_not_believed_of_the_next(tmpfs_dir: Path) -> None:
+    """The kernel gives the device number of an unmounted file system to the next one."""
+    for name in ("bottom", "place", "mnt"):
+        (tmpfs_dir / name).mkdir()
+    overlay = Overlay((str(tmpfs_dir / "bottom"),), str(tmpfs_dir / "place/top"))
+    with tmpfs(tmpfs_dir / "place"):
+        (tmpfs_dir / "place/top").mkdir()
+        device = (tmpfs_dir / "place").stat().st_dev
+        with kernel.mounted(overlay, str(tmpfs_dir / "mnt")):
+            pass
+    syscalls.mount("none", tmpfs_dir / "place", "ramfs", 0, None)
+    try:
+        (tmpfs_dir / "place/top").mkdir()
+        if (tmpfs_dir / "place").stat().st_dev != device:
+            pytest.skip("needs: a device number that is given out again")
+        with pytest.raises(errors.EnvironmentLacks, match="extended attributes"):
+            kernel.mount(overlay, str(tmpfs_dir / "mnt"))
+    finally:
+        syscalls.umount2(tmpfs_dir / "place")
+
+
 def test_a_top_that_is_a_file_systems_root_needs_a_directory(tmpfs_dir: Path) -> None:
     (tmpfs_dir / "bottom").mkdir()
     (tmpfs_dir / "mnt").mkdir()
