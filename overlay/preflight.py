@@ -83,7 +83,7 @@ def open_layers(
         _check_separate(upper.path, work_path)
         if workdir.make(work_path):
             made = work_path
-        below = _open("work directory", work_path, opened, nofollow=True)
+        below = _open_canonical("work directory", work_path, opened)
         _check_overlap(lower, below)
         workdir.check(work_path, below.stat, upper.stat)
         family = _check_marks(upper, system, below, profile)
@@ -97,14 +97,24 @@ def open_layers(
             os.close(fd)
 
 
-def _open(role: str, path: str, opened: list[int], *, nofollow: bool = False) -> Directory:
+def _open(role: str, path: str, opened: list[int]) -> Directory:
     try:
-        fd = os.open(path, _OPEN | (os.O_NOFOLLOW if nofollow else 0))
+        fd = os.open(path, _OPEN)
     except OSError as error:
         raise _cannot_open(role, path, error) from None
     opened.append(fd)
     # The kernel's own name for what was opened: symlinks and dots are resolved.
     return Directory(role, fd, os.readlink(f"/proc/self/fd/{fd}"), os.fstat(fd))
+
+
+def _open_canonical(role: str, path: str, opened: list[int]) -> Directory:
+    """Open a path known to be canonical but for its last name, which is not followed."""
+    try:
+        fd = os.open(path, _OPEN | os.O_NOFOLLOW)
+    except OSError as error:
+        raise _cannot_open(role, path, error) from None
+    opened.append(fd)
+    return Directory(role, fd, path, os.fstat(fd))
 
 
 def _open_bottom(path: str, opened: list[int]) -> Directory:
