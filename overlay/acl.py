@@ -46,9 +46,11 @@ class AclEntry:
 
 
 def parse(value: bytes) -> tuple[AclEntry, ...]:
-    """The entries of an attribute; EINVAL if it is none."""
+    """The entries of an attribute; EINVAL or EOPNOTSUPP if it is none."""
     body = len(value) - _HEADER.size
-    if body < 0 or body % _ENTRY.size or _HEADER.unpack_from(value)[0] != _VERSION:
+    if body >= 0 and _HEADER.unpack_from(value)[0] != _VERSION:
+        raise OSError(errno.EOPNOTSUPP, os.strerror(errno.EOPNOTSUPP))
+    if body < 0 or body % _ENTRY.size:
         raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
     try:
         return tuple(

@@ -23,6 +23,11 @@ __all__ = ["Attributes"]
 
 _NAME_MAX: Final = 255
 _ACLS: Final = (acl.ACCESS, acl.DEFAULT)
+_CAPABILITY: Final = "security.capability"
+#: Name spaces in which the permission bits do not matter.
+_OTHER_RULES: Final = ("trusted.", "security.", "system.")
+#: Sizes and revisions of struct vfs_cap_data (include/uapi/linux/capability.h).
+_CAPABILITY_FORMS: Final = ((20, 0x02000000), (24, 0x03000000))
 
 
 class Attributes:
@@ -53,11 +58,13 @@ class Attributes:
         target, node = self._target(path, follow=follow)
         self._stack.require_settable(node)
         self._who.require_chown(node.st, uid, gid)
+        if not node.is_dir and self._who.loses_set_ids(node.st):
+            self._who.require_owner(node.st)  # it is a chmod as well then
         with raised(self._stack, target) as fd:
             os.chown(syscalls.fd_path(fd), uid, gid)
             # Without S_IXGRP the kernel lets us keep the bit, which the caller may not.
             after = os.fstat(fd).st_mode
-            loses = stat.S_ISREG(after) and not self._who.in_group(node.st.st_gid)
+            loses = not node.is_dir and not self._who.in_group(node.st.st_gid)
             if loses and after & stat.S_ISGID:
                 os.chmod(syscalls.fd_path(fd), stat.S_IMODE(after) & ~stat.S_ISGID)
 
@@ -77,8 +84,8 @@ class Attributes:
     # ------------------------------------------------------- extended attributes
 
     def getxattr(self, path: bytes, attribute: str, *, follow: bool) -> bytes:
-        _, node = self._target(path, follow=follow)
         self._check_name(attribute)
+        _, node = self._target(path, follow=follow)
         self._may_read(node, attribute)
         return self._value(node, attribute)
 
@@ -93,9 +100,15 @@ class Attributes:
     def setxattr(
         self, path: bytes, attribute: str, value: bytes, flags: int, *, follow: bool
     ) -> None:
-        target, node = self._target(path, follow=follow)
         self._check_name(attribute)
-        self._may_write(node, attribute)
+        target, node = self._target(path, follow=follow)
+        if attribute in _ACLS:
+            acl.parse(value)
+            self._may_set_acl(node, attribute)
+        else:
+            if attribute == _CAPABILITY and value:
+                self._check_capability(value)
+            self._may_write(node, attribute)
         if flags:
             self._check_presence(node, attribute, flags)
         with raised(self._stack, target) as fd:
@@ -104,10 +117,18 @@ class Attributes:
                 self._drop_foreign_sgid(fd, node)
 
     def removexattr(self, path: bytes, attribute: str, *, follow: bool) -> None:
-        target, node = self._target(path, follow=follow)
         self._check_name(attribute)
-        self._may_write(node, attribute)
-        if attribute not in _ACLS:
+        target, node = self._target(path, follow=follow)
+        if attribute in _ACLS:
+            if attribute == acl.DEFAULT and not node.is_dir:
+                return  # there is none, and that is what was asked for
+            self._may_set_acl(node, attribute)
+            if self._stack.access_list(node, attribute) is None:
+                return  # no reason to fail, on any file system, and none to copy up
+        else:
+            self._may_write(node, attribute)
+            if attribute == _CAPABILITY and not self._who.can(Capability.SETFCAP):
+                raise failure(errno.EPERM)
             self._value(node, attribute)  # nothing is copied up to fail then
         with raised(self._stack, target) as fd:
             os.removexattr(syscalls.fd_path(fd), self._stack.stored(attribute))
@@ -140,6 +161,8 @@ class Attributes:
             if stat.S_IFMT(node.st.st_mode) not in (stat.S_IFREG, stat.S_IFDIR):
                 raise failure(errno.ENODATA)
             self._stack.require(self._who, node, READ)
+        elif not attribute.startswith(_OTHER_RULES):
+            self._stack.require(self._who, node, READ)
 
     def _may_write(self, node: Node, attribute: str) -> None:
         who, st = self._who, node.st
@@ -154,13 +177,31 @@ class Attributes:
                 who.require_owner(st)
             self._stack.require(who, node, WRITE)
         elif attribute.startswith("security."):
-            file_caps = attribute == "security.capability"
-            if not who.can(Capability.SETFCAP if file_caps else Capability.SYS_ADMIN):
-                raise failure(errno.EPERM)
-        elif attribute in _ACLS:
-            if stat.S_ISLNK(st.st_mode):
-                raise failure(errno.EOPNOTSUPP)
-            who.require_owner(st)
+            self._require_security(attribute)
+        elif not attribute.startswith(_OTHER_RULES):
+            self._stack.require(who, node, WRITE)
+
+    def _require_security(self, attribute: str) -> None:
+        """EPERM without privilege; of file capabilities the value decides, see below."""
+        if attribute != _CAPABILITY and not self._who.can(Capability.SYS_ADMIN):
+            raise failure(errno.EPERM)
+
+    def _check_capability(self, value: bytes) -> None:
+        """What cap_convert_nscap() asks; it does not look at an empty value."""
+        revision = int.from_bytes(value[:4], "little") & 0xFF000000
+        if (len(value), revision) not in _CAPABILITY_FORMS:
+            raise failure(errno.EINVAL)
+        if not self._who.can(Capability.SETFCAP):
+            raise failure(errno.EPERM)
+
+    def _may_set_acl(self, node: Node, attribute: str) -> None:
+        """The checks of vfs_set_acl() in fs/posix_acl.c."""
+        self._stack.require_settable(node)
+        if stat.S_ISLNK(node.st.st_mode):
+            raise failure(errno.EOPNOTSUPP)
+        if attribute == acl.DEFAULT and not node.is_dir:
+            raise failure(errno.EACCES)
+        self._who.require_owner(node.st)
 
     def _drop_foreign_sgid(self, fd: int, node: Node) -> None:
         """A list set by somebody outside the group takes the set-group-ID bit."""

@@ -132,6 +132,12 @@ class Credentials:
         if not (may_uid and may_gid) and not self.can(Capability.CHOWN):
             raise failure(errno.EPERM)
 
+    def loses_set_ids(self, st: os.stat_result) -> bool:
+        """Whether a chown takes set-id bits from a file (setattr_should_drop_suidgid())."""
+        sgid = st.st_mode & stat.S_ISGID
+        drops_sgid = sgid and (st.st_mode & stat.S_IXGRP or not self.in_group(st.st_gid))
+        return bool(st.st_mode & stat.S_ISUID or drops_sgid)
+
     def mode_after_write(self, st: os.stat_result) -> int:
         """A regular file's mode after we changed its contents (file_remove_privs())."""
         mode = stat.S_IMODE(st.st_mode)

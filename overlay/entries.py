@@ -79,9 +79,12 @@ class Entries:
         self._walker = walker
         self._who = who
 
+    def _entry(self, path: bytes) -> Target:
+        return self._walker.look(self._walker.parent(path, self._who))
+
     def new_target(self, path: bytes, *, is_dir: bool = False) -> Target:
         """Where something new shall be (filename_create()): EEXIST if there is something."""
-        target = self._walker.walk(path, self._who, follow=False)
+        target = self._entry(path)
         if target.node is not None:
             raise failure(errno.EEXIST)
         if target.slash and not is_dir:
@@ -162,7 +165,7 @@ class Entries:
 
     def unlink(self, path: bytes) -> None:
         stack = self._stack
-        target = self._walker.walk(path, self._who, follow=False)
+        target = self._entry(path)
         if not target.name:
             raise failure(errno.EISDIR)
         if target.slash and target.node is not None:
@@ -172,7 +175,7 @@ class Entries:
 
     def rmdir(self, path: bytes) -> None:
         stack = self._stack
-        target = self._walker.walk(path, self._who, follow=False)
+        target = self._entry(path)
         if not target.name:
             dots = {b".": errno.EINVAL, b"..": errno.ENOTEMPTY}
             raise failure(dots.get(target.last, errno.EBUSY))

@@ -16,6 +16,7 @@ import errno
 import os
 import stat
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Final
 
 from overlay.credentials import EXECUTE, Credentials, failure
@@ -26,7 +27,6 @@ __all__ = ["Walker", "into"]
 
 _MAX_LINKS: Final = 40  # include/linux/namei.h, MAXSYMLINKS
 _NAME_MAX: Final = 255
-_PATH_MAX: Final = 4096
 
 
 def into(target: Target) -> Directory:
@@ -65,6 +65,23 @@ class Walker:
         A symlink at the end is followed if ``follow``, and always before a slash.
         Raises ENOENT, ENOTDIR, EACCES, ELOOP or ENAMETOOLONG.
         """
+        return self._walk(path, who, follow=follow, look=True)
+
+    def parent(self, path: bytes, who: Credentials) -> Target:
+        """Where the entry is that ``path`` names, itself not looked up (``node`` is None).
+
+        This is how the calls begin that change entries (filename_parentat()): a symlink
+        at the end is not followed, not even before a slash.
+        """
+        return self._walk(path, who, follow=False, look=False)
+
+    def look(self, target: Target) -> Target:
+        """:meth:`parent`'s answer with what is there."""
+        if not target.name:
+            return target
+        return replace(target, node=self._lookup(target.parent, target.name))
+
+    def _walk(self, path: bytes, who: Credentials, *, follow: bool, look: bool) -> Target:
         if not path:
             raise failure(errno.ENOENT)
         at = self._stack.root()
@@ -78,8 +95,8 @@ class Walker:
             if name in (b".", b".."):
                 at = at.above or at if name == b".." else at
                 continue
-            if len(name) > _NAME_MAX:
-                raise failure(errno.ENAMETOOLONG)
+            if not names and not look:
+                return Target(at, name, None, name, slash)
             node = self._lookup(at, name)
             is_link = node is not None and stat.S_ISLNK(node.st.st_mode)
             if not names and not (is_link and (follow or slash)):
@@ -102,6 +119,8 @@ class Walker:
         return Target(at, b"", at.node, last, slash)
 
     def _lookup(self, directory: Directory, name: bytes) -> Node | None:
+        if len(name) > _NAME_MAX:
+            raise failure(errno.ENAMETOOLONG)
         if self._match is not None and directory.node.places[0].layer > 0:
             self._match(directory)
         return self._stack.lookup(directory, name)

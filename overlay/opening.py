@@ -41,6 +41,8 @@ class Opener:
     def open(self, path: bytes, flags: int, mode: int) -> int:
         """A descriptor on the real file; see :meth:`overlay.union.Union.open`."""
         flags = _checked(flags)
+        if flags & os.O_CREAT and path.endswith(b"/") and self._walker.parent(path, self._who).name:
+            raise failure(errno.EISDIR)
         excl = flags & os.O_CREAT and flags & os.O_EXCL
         follow = not (flags & os.O_NOFOLLOW or excl)
         target = self._walker.walk(path, self._who, follow=follow)

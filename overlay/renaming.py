@@ -19,10 +19,11 @@ from overlay.lookup import Walker
 from overlay.marks import Whiteout, set_opaque
 from overlay.stack import Directory, Stack, Target
 from overlay.syscalls import RENAME_EXCHANGE, RENAME_NOREPLACE, RENAME_WHITEOUT
+from overlay.view import Node
 
 __all__ = ["rename"]
 
-_FLAGS: Final = RENAME_NOREPLACE | RENAME_EXCHANGE
+_FLAGS: Final = RENAME_NOREPLACE | RENAME_EXCHANGE | RENAME_WHITEOUT
 
 
 def rename(
@@ -36,15 +37,26 @@ def rename(
     move_directories: bool,
 ) -> None:
     """renameat2(2) within the union, without RENAME_WHITEOUT (EINVAL, as in overlayfs)."""
-    if flags & ~_FLAGS or flags == _FLAGS:
+    other = flags & (RENAME_NOREPLACE | RENAME_WHITEOUT)
+    if flags & ~_FLAGS or (flags & RENAME_EXCHANGE and other):
         raise failure(errno.EINVAL)
-    source = walker.walk(old, who, follow=False)
-    target = walker.walk(new, who, follow=False)
+    source = walker.parent(old, who)
+    target = walker.parent(new, who)
+    if not source.name:
+        raise failure(errno.EBUSY)
+    if not target.name:
+        raise failure(errno.EEXIST if flags & RENAME_NOREPLACE else errno.EBUSY)
+    source = walker.look(source)
+    if source.node is None:
+        raise failure(errno.ENOENT)
+    target = walker.look(target)
     exchange = bool(flags & RENAME_EXCHANGE)
-    _check_names(source, target, flags)
+    _check_names(source, source.node, target, flags)
     if _same_file(stack, source, target):
         return
     _check_permissions(stack, who, source, target, exchange=exchange)
+    if flags & RENAME_WHITEOUT:
+        raise failure(errno.EINVAL)
     for each in (source, target) if exchange else (source,):
         if each.existing.is_dir and not _moves(each, move_directories):
             raise failure(errno.EXDEV)
@@ -59,14 +71,8 @@ def rename(
         _move(stack, source, target)
 
 
-def _check_names(source: Target, target: Target, flags: int) -> None:
+def _check_names(source: Target, node: Node, target: Target, flags: int) -> None:
     """What do_renameat2() asks of the two names, in its order."""
-    if not source.name:
-        raise failure(errno.EBUSY)
-    if not target.name:
-        raise failure(errno.EEXIST if flags & RENAME_NOREPLACE else errno.EBUSY)
-    if source.node is None:
-        raise failure(errno.ENOENT)
     if flags & RENAME_NOREPLACE and target.node is not None:
         raise failure(errno.EEXIST)
     if flags & RENAME_EXCHANGE:
@@ -74,7 +80,7 @@ def _check_names(source: Target, target: Target, flags: int) -> None:
             raise failure(errno.ENOENT)
         if target.slash and not target.node.is_dir:
             raise failure(errno.ENOTDIR)
-    if not source.node.is_dir:
+    if not node.is_dir:
         to_slash = target.slash and not flags & RENAME_EXCHANGE
         if source.slash or to_slash:
             raise failure(errno.ENOTDIR)

@@ -139,10 +139,10 @@ class Stack:
         with layer.parent(place.path) as (fd, name):
             yield fd, name
 
-    def access_list(self, node: Node) -> tuple[acl.AclEntry, ...] | None:
+    def access_list(self, node: Node, which: str = acl.ACCESS) -> tuple[acl.AclEntry, ...] | None:
         """The access list of something; None if its mode says everything."""
         with self.at(node.places[0]) as (fd, name):
-            return read_acl(fd, name, acl.ACCESS)
+            return read_acl(fd, name, which)
 
     # --------------------------------------------------------------- permissions
 
