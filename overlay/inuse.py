@@ -2,7 +2,7 @@
 
 Mountinfo knows only the mounts of one mount namespace, and none that are held by a
 descriptor alone.  The kernel itself knows all: overlayfs takes a lock on the inodes of
-top and work directory (document L440: a top serves exactly one overlay), and a mount
+top and work directory (document L437–L438: a top serves exactly one overlay), and a mount
 with an index is refused while it is held.
 """
 

@@ -180,8 +180,10 @@ def opaque_maybe(layers: Layers) -> Planted:
 
 @plants("wrong-family")
 def opaque_of_the_other_family(layers: Layers) -> Planted:
-    xattr(layers.top / "dir", "opaque", family="user")
-    return Planted("dir", {"dir/a": None, "dir/b": None})
+    (layers.top / "other").mkdir()
+    (layers.top / "other" / "mine").write_text("user data")
+    xattr(layers.top / "other", "opaque", family="user")
+    return Planted("other", {"other/a": None, "other/b": None})
 
 
 def _redirect(layers: Layers, name: str, to: bytes) -> Path:
@@ -440,4 +442,5 @@ MANY = [
     "index_entry_of_no_handle",
     "deep_leftovers_of_a_crash",
     "leftover_of_our_own",
+    "opaque_of_the_other_family",
 ]

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from overlay import kernel, syscalls
+from overlay import checkpool, kernel, syscalls
 from overlay.check import Suspect, check, suspect_at
 from overlay.checkrepair import repair
 from overlay.errors import Refused, TopInUse, UsageError
@@ -64,6 +64,9 @@ def live_a_little(mnt: Path, directories_rename: bool) -> None:
     (mnt / "f/one").chmod(0o640)
     (mnt / "f/alias").hardlink_to(mnt / "f/one")
     (mnt / "f/alias").rename(mnt / "new/alias")
+    (mnt / "f/two").chmod(0o640)
+    (mnt / "new/two").hardlink_to(mnt / "f/two")
+    (mnt / "f/two").rename(mnt / "new/two too")
     if directories_rename:
         (mnt / "a/b/c").rename(mnt / "a/b/c2")
         (mnt / "a/b").rename(mnt / "new/b")
@@ -376,22 +379,25 @@ def test_user_marks_in_a_user_namespace(shared_dir: Path) -> None:
 
 @pytest.mark.parametrize("workers", [1, 2, 5])
 def test_any_number_of_processes_finds_the_same_in_the_same_order(
-    layers: Layers, workers: int
+    layers: Layers, workers: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    # So that this small a tree is handed to and fro many times.
+    monkeypatch.setattr(checkpool, "_ALONE", 100)
+    monkeypatch.setattr(checkpool, "_BUDGET", 200)
     expected = []
     (layers.bottom / "something").touch()
     for outer in range(40):
         for inner in range(10):
             directory = layers.top / f"{outer:02}" / f"{inner}"
             directory.mkdir(parents=True)
-            for number in range(40):
+            for number in range(10):
                 (directory / f"f{number}").touch()
             if (outer + inner) % 7 == 0:
                 whiteout(directory / "none")
                 expected.append(os.fsencode((directory / "none").relative_to(layers.top)))
     report = check(Suspect(str(layers.top), (str(layers.bottom),)), workers=workers)
     assert [each.path for each in report.findings] == sorted(expected)
-    assert report.entries == 40 * (1 + 10 * 41) + len(expected)
+    assert report.entries == 40 * (1 + 10 * 11) + len(expected)
 
 
 def test_the_working_directory_stays(layers: Layers) -> None:
