@@ -45,6 +45,6 @@ def format_of(fd: int, path: str) -> str:
         if os.pread(fd, len(magic), offset) == magic:
             raise UsageError(f"the bottom {printable(path)} is {what}", hint=remedy)
     raise UsageError(
-        f"the bottom {printable(path)} is neither a directory nor an image of a known format",
+        f"the bottom {printable(path)} is not a directory, nor an image of a known format",
         hint=f"known: {', '.join(FORMATS)}; `fallthru freeze DIR` makes one",
     )

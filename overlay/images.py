@@ -35,7 +35,16 @@ from overlay.errors import (
 from overlay.imageformats import format_of
 from overlay.text import printable
 
-__all__ = ["Image", "attached_as", "is_image", "named", "open_image", "reopen"]
+__all__ = [
+    "Image",
+    "attached_as",
+    "device_node",
+    "is_image",
+    "named",
+    "open_image",
+    "opened",
+    "reopen",
+]
 
 _NAMES: Final = f"{runstate.DIRECTORY}/images"
 _LOOP_GET_STATUS64: Final = 0x4C05  # include/uapi/linux/loop.h
@@ -86,7 +95,8 @@ def open_image(path: str) -> Image:
         shown = os.readlink(f"/proc/self/fd/{fd}")
         fstype = format_of(fd, path)
         if stat.S_ISBLK(os.fstat(fd).st_mode):
-            device = _device_name(os.fstat(fd).st_rdev)
+            rdev = os.fstat(fd).st_rdev
+            device = device_node((os.major(rdev), os.minor(rdev))).removeprefix("/dev/")
             return Image(shown, device, fstype, _mount(fstype, shown, path))
         device_fd, device = _attached(fd, path)
         try:
@@ -96,6 +106,16 @@ def open_image(path: str) -> Image:
         return Image(shown, device, fstype, tree)
     finally:
         os.close(fd)
+
+
+@contextmanager
+def opened(path: str) -> Iterator[Image]:
+    """:func:`open_image` for the length of a with block."""
+    image = open_image(path)
+    try:
+        yield image
+    finally:
+        os.close(image.fd)
 
 
 def _attached(image_fd: int, path: str) -> tuple[int, str]:
@@ -233,13 +253,11 @@ def named(images: Sequence[Image]) -> Iterator[None]:
     """Give ``images`` the names they are recorded by, for the kernel to look up now."""
     with ExitStack() as stack:
         # Others may be naming the same device.
-        if stack.enter_context(runstate.locked()) is None:
+        if stack.enter_context(runstate.locked("images")) is None:
             raise NoPrivilege(
                 f"the image {printable(images[0].file)} needs a name in {runstate.DIRECTORY}",
                 hint="run as root",
             )
-        with suppress(FileExistsError):
-            os.mkdir(_NAMES, 0o755)
         for image in images:
             _forget(image)  # left by a process killed in just this place
             fd = stack.enter_context(_lookable(image))
@@ -320,12 +338,13 @@ def attached_as(path: str) -> Image | None:
 def reopen(path: str) -> int | None:
     """A readable directory on the image ``path``, or on the bottom mountinfo shows so.
 
-    None when it is neither.  The descriptor belongs to the caller and holds the mount.
+    None when it is neither, or of no known format.  The descriptor belongs to the caller
+    and holds the mount.
     """
     known = attached_as(path)
     if known is not None:
         tree = _mount(known.fstype, f"/dev/{known.device}", known.file)
-    elif is_image(path):
+    elif is_image(path) and _has_known_format(path):
         tree = open_image(path).fd
     else:
         return None
@@ -335,7 +354,17 @@ def reopen(path: str) -> int | None:
         os.close(tree)
 
 
-def _device_name(rdev: int) -> str:
+def _has_known_format(path: str) -> bool:
+    try:
+        with open(path, "rb", buffering=0) as file:
+            format_of(file.fileno(), path)
+    except (OSError, UsageError):
+        return False
+    return True
+
+
+def device_node(device: tuple[int, int]) -> str:
+    """The node in /dev of a block device; FileNotFoundError where the kernel has none such."""
+    link = os.readlink(f"/sys/dev/block/{device[0]}:{device[1]}")
     # The kernel's name, in which a slash of /dev is an exclamation mark.
-    link = os.readlink(f"/sys/dev/block/{os.major(rdev)}:{os.minor(rdev)}")
-    return os.path.basename(link).replace("!", "/")
+    return "/dev/" + os.path.basename(link).replace("!", "/")

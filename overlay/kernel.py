@@ -7,13 +7,14 @@
 from __future__ import annotations
 
 import errno
+import functools
 import os
 import shlex
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
-from overlay import guard, layerargs, refusals, syscalls, workdir
+from overlay import layerargs, readonlyusers, refusals, runstate, syscalls, workdir
 from overlay.errors import MountPointBusy, UsageError
 from overlay.preflight import OpenLayers, open_layers
 from overlay.profiles import DEFAULT, profile_named
@@ -33,6 +34,8 @@ class Overlay:
     ``work`` defaults to ``TOP.work``, made when missing.  ``options`` are overlayfs
     options (key, value; an empty value for a flag) that override what the profile pins.
     With ``require_read_only`` every bottom must be kept read-only by the kernel itself.
+    With ``hold`` the block device of a bottom that is mounted read-only is made read-only
+    for as long as an overlay relies on it.
     """
 
     bottoms: tuple[str, ...]
@@ -41,6 +44,7 @@ class Overlay:
     profile: str = DEFAULT
     options: tuple[tuple[str, str], ...] = ()
     require_read_only: bool = False
+    hold: bool = True
 
     def effective_options(self) -> tuple[tuple[str, str], ...]:
         """What the kernel is told besides the layers: pinned options, overridden and added to."""
@@ -90,19 +94,34 @@ def open_overlay(overlay: Overlay) -> int:
         raise refusals.no_overlay(error) from None
     try:
         with open_layers(overlay.bottoms, overlay.top, overlay.work, profile) as layers:
-            if overlay.require_read_only:
-                for bottom in layers.bottoms:
-                    guard.require_read_only(bottom.path)
-            try:
-                return _create(fs, layers, profile.source, options)
-            except OSError as error:
-                asked = frozenset(key for key, _ in overlay.options)
-                raise refusals.of_layers(error, layers, asked) from error
+            asked = frozenset(key for key, _ in overlay.options)
+            make = functools.partial(_create, fs, layers, profile.source, options, asked)
+            if not overlay.require_read_only and not readonlyusers.any_read_only(layers.bottoms):
+                return make()
+            with readonlyusers.relied_on(
+                layers, enforce=overlay.hold, require=overlay.require_read_only
+            ) as noted:
+                return noted(make())
     finally:
         os.close(fs)
 
 
-def _create(fs: int, layers: OpenLayers, source: str, options: tuple[tuple[str, str], ...]) -> int:
+def _create(
+    fs: int,
+    layers: OpenLayers,
+    source: str,
+    options: tuple[tuple[str, str], ...],
+    asked: frozenset[str],
+) -> int:
+    try:
+        return _configured(fs, layers, source, options)
+    except OSError as error:
+        raise refusals.of_layers(error, layers, asked) from error
+
+
+def _configured(
+    fs: int, layers: OpenLayers, source: str, options: tuple[tuple[str, str], ...]
+) -> int:
     syscalls.fsconfig_string(fs, "source", source)
     layerargs.configure(fs, layers)
     for key, value in options:
@@ -177,6 +196,8 @@ def unmount(mount_point: str, *, lazy: bool = False) -> None:
             unmount(root, lazy=lazy)  # the path was a symlink, which umount2 does not follow
             return
         raise refusals.of_unmount(root, error) from None
+    if runstate.any_devices():
+        readonlyusers.reconcile()
 
 
 def _check_overlay(mount_point: str) -> None:

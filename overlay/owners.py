@@ -7,12 +7,18 @@ machine, so nothing on the way of a successful mount or unmount asks them.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 
 from overlay import mountinfo
 
-__all__ = ["Process", "overlay_using", "processes_using"]
+__all__ = [
+    "Process",
+    "devices_in_use",
+    "mount_namespaces",
+    "overlay_using",
+    "processes_using",
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +43,7 @@ def overlay_using(directory: str) -> tuple[mountinfo.OverlayMount, Process | Non
         wanted = os.stat(directory)
     except OSError:
         return None
-    for process, entries in _mount_namespaces():
+    for process, entries in mount_namespaces():
         for mount in mountinfo.overlays(entries):
             for used in (mount.top, mount.work):
                 if used is not None and _is_file(used, process, wanted):
@@ -54,7 +60,8 @@ def _is_file(path: str, process: Process | None, wanted: os.stat_result) -> bool
         return False
 
 
-def _mount_namespaces() -> Iterator[tuple[Process | None, list[mountinfo.MountEntry]]]:
+def mount_namespaces() -> Iterator[tuple[Process | None, list[mountinfo.MountEntry]]]:
+    """The mounts of every mount namespace, each with a process in it; None for the caller's."""
     yield None, mountinfo.read()
     seen = {_namespace("self")}
     for pid in _pids():
@@ -75,6 +82,20 @@ def processes_using(device: int) -> list[Process]:
         if any(_on_device(link, device) for link in _links(pid)):
             users.append(Process(pid, _comm(pid)))
     return users
+
+
+def devices_in_use(devices: Collection[int]) -> set[int]:
+    """Those of ``devices`` (st_dev) on which some process has a file, directory or root."""
+    found: set[int] = set()
+    for pid in _pids():
+        for link in _links(pid):
+            if len(found) == len(devices):
+                return found
+            try:
+                found.update({os.stat(link).st_dev}.intersection(devices))
+            except OSError:
+                continue  # closed meanwhile
+    return found
 
 
 def _links(pid: int) -> Iterator[str]:

@@ -1,0 +1,246 @@
+"""The overlays that rely on a bottom being read-only, and the kernel made to keep it so.
+
+The document counts the read-only users of a file system in its superblock, which "can only
+be mounted read-write if its read-only users count is zero" (L261–L266).  Here the count is
+taken from the kernel's own list of mounts whenever it is needed, so no crash can make it
+wrong.  What gives it force is the block device: while there are users it is set read-only
+(BLKROSET), and the kernel then refuses every read-write mount and remount of it.
+
+Only the switching is remembered (:mod:`overlay.runstate`), noted before it is done.  A
+device is released when no overlay relies on it any more, in whatever mount namespace or
+behind whatever descriptor, even one that something else mounted.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+from overlay import guard, images, mountinfo, owners, runstate, syscalls
+from overlay.guard import BottomState, Hold
+from overlay.preflight import Directory, OpenLayers
+from overlay.taint import Evidence, Taint
+
+__all__ = [
+    "Reliance",
+    "any_read_only",
+    "held_devices",
+    "reconcile",
+    "reliances",
+    "relied_on",
+    "remember_taints",
+]
+
+Device = tuple[int, int]
+
+
+@dataclass(frozen=True, slots=True)
+class Reliance:
+    """What one overlay relies on: its bottoms' evidence, and what happened to them since.
+
+    ``dev`` is the overlay's own device number, ``since`` its mount in seconds since the
+    epoch.  ``taints`` are (path of the bottom, taint).
+    """
+
+    dev: Device
+    since: float
+    top: str
+    bottoms: tuple[Evidence, ...]
+    taints: tuple[tuple[str, Taint], ...] = ()
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "since": self.since,
+            "top": self.top,
+            "bottoms": [evidence.to_json() for evidence in self.bottoms],
+            "taints": [[path, taint.what, taint.seen] for path, taint in self.taints],
+        }
+
+    @classmethod
+    def from_json(cls, name: str, value: dict[str, Any]) -> Reliance:
+        return cls(
+            dev=_parsed(name),
+            since=value["since"],
+            top=value["top"],
+            bottoms=tuple(Evidence.from_json(each) for each in value["bottoms"]),
+            taints=tuple((path, Taint(what, seen)) for path, what, seen in value["taints"]),
+        )
+
+
+def _name(device: Device) -> str:
+    return f"{device[0]}:{device[1]}"
+
+
+def _parsed(name: str) -> Device:
+    major, _, minor = name.partition(":")
+    return int(major), int(minor)
+
+
+def any_read_only(bottoms: Sequence[Directory]) -> bool:
+    """Whether there is something to rely on: one cheap system call for every bottom."""
+    return any(map(_is_read_only, bottoms))
+
+
+def _is_read_only(bottom: Directory) -> bool:
+    return bottom.image is not None or bool(os.fstatvfs(bottom.fd).f_flag & os.ST_RDONLY)
+
+
+@contextmanager
+def relied_on(
+    layers: OpenLayers, *, enforce: bool, require: bool
+) -> Iterator[Callable[[int], int]]:
+    """While an overlay is made of ``layers``: hold its read-only bottoms, and note it all.
+
+    Yields what to pass the new overlay's descriptor through.  If the body fails, what was
+    held for it is released.  With ``require``, Refused for a bottom that nothing holds.
+    A caller who is not the machine's root can hold and note nothing.
+    """
+    with runstate.locked("devices") as held:
+        try:
+            if enforce and held is not None:
+                for bottom in filter(_is_read_only, layers.bottoms):
+                    _hold(held, _state(bottom))
+            if require:
+                for bottom in layers.bottoms:
+                    guard.require_read_only(_state(bottom))
+            yield lambda tree: tree if held is None else _noted(tree, layers)
+        except BaseException:
+            if held is not None:
+                _release_unused(held)
+            raise
+
+
+def _state(bottom: Directory, entries: Sequence[mountinfo.MountEntry] | None = None) -> BottomState:
+    if bottom.image is not None:
+        return guard.of_image(bottom.image, bottom.image.recorded)
+    return guard.assess_open(bottom.fd, bottom.path, entries)
+
+
+def _hold(held: int, state: BottomState) -> None:
+    """Make the block device of a read-only file system read-only, for everybody."""
+    if state.hold is not Hold.MOUNT or not state.super_read_only or state.device is None:
+        return
+    try:
+        device = os.open(images.device_node(state.device), os.O_RDONLY | os.O_CLOEXEC)
+    except OSError:
+        return  # no such node here; the bottom is then only watched
+    try:
+        # Noted first: after a crash in between, releasing what is not held does no harm.
+        note = {"path": state.path, "since": time.time()}
+        runstate.put(held, _name(state.device), note)
+        syscalls.blkroset(device, True)
+        # It may have been remounted since it was looked at; from here on it cannot be.
+        if not _still_read_only(state):
+            syscalls.blkroset(device, False)
+            runstate.drop(held, _name(state.device))
+    except OSError:
+        runstate.drop(held, _name(state.device))  # a driver that cannot
+    finally:
+        os.close(device)
+
+
+def _still_read_only(state: BottomState) -> bool:
+    on_it = [entry for entry in mountinfo.read() if entry.dev == state.filesystem]
+    # One that was attached from a device has no entry, and is a read-only mount for good
+    # unless it is mounted elsewhere too.
+    return all(entry.super_read_only for entry in on_it)
+
+
+def _noted(tree: int, layers: OpenLayers) -> int:
+    """``tree``, once what the overlay there relies on is kept to compare with later."""
+    try:
+        device = os.fstat(tree).st_dev
+        dev = (os.major(device), os.minor(device))
+        relied = [bottom for bottom in layers.bottoms if _is_read_only(bottom)]
+        entries = mountinfo.read() if any(bottom.image is None for bottom in relied) else []
+        evidence = tuple(Evidence.of(_state(bottom, entries)) for bottom in relied)
+        reliance = Reliance(dev, time.time(), layers.top.path, evidence)
+        with runstate.locked("overlays") as notes:
+            if notes is not None:
+                runstate.put(notes, _name(dev), reliance.to_json())
+    except BaseException:
+        os.close(tree)
+        raise
+    return tree
+
+
+def reliances() -> dict[Device, Reliance]:
+    """What is noted of overlays, by their device number; some may have gone since."""
+    notes = runstate.load("overlays").items()
+    return {_parsed(name): Reliance.from_json(name, note) for name, note in notes}
+
+
+def held_devices() -> set[Device]:
+    """The block devices that fallthru made read-only."""
+    return {_parsed(name) for name in runstate.load("devices")}
+
+
+def remember_taints(dev: Device, seen: Sequence[tuple[str, Taint]]) -> None:
+    """Add to what happened to the bottoms of an overlay; nothing without privilege."""
+    with runstate.locked("overlays") as notes:
+        known = reliances().get(dev)
+        if notes is None or known is None:
+            return
+        old = {(path, taint.what) for path, taint in known.taints}
+        new = tuple(each for each in seen if (each[0], each[1].what) not in old)
+        if new:
+            taints = known.taints + new
+            changed = Reliance(known.dev, known.since, known.top, known.bottoms, taints)
+            runstate.put(notes, _name(dev), changed.to_json())
+
+
+def reconcile() -> None:
+    """Release the devices that no overlay relies on any more, and forget overlays that went.
+
+    It looks at every mount namespace, and at every process where that does not settle it.
+    """
+    with runstate.locked("devices") as held:
+        if held is not None:
+            _release_unused(held)
+
+
+def _release_unused(held: int) -> None:
+    relied = _relied_devices()
+    for name in runstate.load("devices"):
+        if _parsed(name) in relied:
+            continue
+        try:
+            device = os.open(images.device_node(_parsed(name)), os.O_RDONLY | os.O_CLOEXEC)
+            try:
+                syscalls.blkroset(device, False)
+            finally:
+                os.close(device)
+        except FileNotFoundError:
+            pass  # the device itself went
+        runstate.drop(held, name)
+
+
+def _relied_devices() -> set[Device]:
+    """The block devices below the bottoms of all live overlays; notes of others are dropped."""
+    relied: set[Device] = set()
+    live: set[Device] = set()
+    for process, entries in owners.mount_namespaces():
+        root = "" if process is None else f"/proc/{process.pid}/root"
+        for overlay in mountinfo.overlays(entries):
+            live.add(overlay.dev)
+            for path in (*overlay.bottoms, *overlay.data_bottoms):
+                try:
+                    state = guard.assess(path, entries, beneath=overlay.mount_id, root=root)
+                except OSError:
+                    continue
+                if state.device is not None:
+                    relied.add(state.device)
+    noted = reliances()
+    unseen = {os.makedev(*dev): dev for dev in noted if dev not in live}
+    live |= {unseen[device] for device in owners.devices_in_use(unseen)}
+    with runstate.locked("overlays") as notes:
+        for dev, reliance in noted.items():
+            if dev in live:
+                relied |= {each.device for each in reliance.bottoms if each.device is not None}
+            elif notes is not None:
+                runstate.drop(notes, _name(dev))
+    return relied
