@@ -35,6 +35,7 @@ _FIELDS: dict[str, Sequence[str]] = {
         "i_size",
         "i_blocks",
         "i_nlink",
+        "i_count.counter",
         "i_mode",
         "i_dentry.first",
         "i_data.nrpages",

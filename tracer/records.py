@@ -26,7 +26,7 @@ RECORD_SIZE = 512
 PATH_IN_RECORD = 360
 _CHUNK = 480
 
-REC_SPAN, REC_PATH, REC_MOUNT = 1, 2, 3
+REC_SPAN, REC_PATH, REC_MOUNT, REC_ATTACH = 1, 2, 3, 4
 F_DONE, F_LATE, F_DATA_ONLY, F_CLONED, F_NO_PATH, F_LONG_PATH, F_METACOPY, F_HINTED, F_GREW = (
     1 << bit for bit in range(9)
 )
@@ -71,6 +71,7 @@ _PATH = np.dtype(
         ("path", f"V{_CHUNK}"),
     ]
 )
+_ATTACH = np.dtype([("kind", "u4"), ("pid", "u4"), ("rest", "V504")])
 _MOUNT = np.dtype(
     [
         ("kind", "u4"),
@@ -100,16 +101,17 @@ class MountRecord:
 
 @dataclass(frozen=True)
 class Batch:
-    """What one reading of the ring gave."""
+    """What one reading of the ring gave.  ``attached``: processes that attached a mount."""
 
     spans: npt.NDArray[np.void]
     long_paths: Mapping[int, bytes]
     mounts: tuple[MountRecord, ...]
+    attached: frozenset[int]
 
 
 def has_mounts(raw: bytes) -> bool:
-    """Whether there is news of unions among the records."""
-    return bool((np.frombuffer(raw, SPAN)["kind"] == REC_MOUNT).any())
+    """Whether there is news of mounts among the records."""
+    return bool((np.frombuffer(raw, SPAN)["kind"] >= REC_MOUNT).any())
 
 
 def split(raw: bytes) -> Batch:
@@ -118,15 +120,17 @@ def split(raw: bytes) -> Batch:
     kinds = every["kind"]
     chunks: dict[int, list[tuple[int, bytes]]] = defaultdict(list)
     mounts: list[MountRecord] = []
+    attached: list[int] = []
     if (kinds != REC_SPAN).any():
         for row in np.frombuffer(raw, _PATH)[kinds == REC_PATH]:
             part = row["path"].tobytes()[: min(int(row["length"]), _CHUNK)]
             chunks[int(row["id"])].append((int(row["number"]), part))
         for row in np.frombuffer(raw, _MOUNT)[kinds == REC_MOUNT]:
             mounts.append(_mount(row))
+        attached = np.frombuffer(raw, _ATTACH)["pid"][kinds == REC_ATTACH].tolist()
     # Pieces come in order; one that was lost leaves a path that is too short, seen later.
     long_paths = {ident: b"".join(part for _, part in parts) for ident, parts in chunks.items()}
-    return Batch(every[kinds == REC_SPAN], long_paths, tuple(mounts))
+    return Batch(every[kinds == REC_SPAN], long_paths, tuple(mounts), frozenset(attached))
 
 
 def _mount(row: np.void) -> MountRecord:

@@ -146,9 +146,10 @@ class Session:
             if not raw:
                 return
             self._raw.append(raw)
-            # A union may be gone soon: its name is looked up at once.
+            # A union, or whoever mounted it, may be gone soon: names are looked up at once.
             if has_mounts(raw):
-                self._unions.learn(split(raw).mounts)
+                news = split(raw)
+                self._unions.learn(news.mounts, news.attached)
 
     def stop(self) -> None:
         """Stop tracing; what was seen stays available.  Idempotent."""

@@ -76,12 +76,17 @@ class Unions:
         self._used: set[int] = set()
         self._tried: dict[int, float] = {}
 
-    def learn(self, records: Iterable[MountRecord]) -> None:
-        """Note unions as they appear; those that are mounted already get their name now."""
+    def learn(self, records: Iterable[MountRecord], attached: Iterable[int] = ()) -> None:
+        """Note unions as they appear, and see where those are that have no name yet.
+
+        ``attached``: processes that have just attached something to their namespace.
+        """
         fresh = {record.number: record for record in records}
         self._records.update(fresh)
-        if fresh:
-            self._resolve(fresh, [os.getpid(), *(record.pid for record in fresh.values())])
+        unnamed = {n: one for n, one in self._records.items() if n not in self._found}
+        if unnamed:
+            makers = [record.pid for record in fresh.values()]
+            self._resolve(unnamed, [os.getpid(), *makers, *attached])
 
     def name(self, number: int) -> str | None:
         """Where the union is mounted (printable); None while it is nowhere to be seen."""

@@ -41,13 +41,14 @@
 #endif
 #define NR_FSOPEN 430
 #define NR_FSCONFIG 431
+#define NR_MOVE_MOUNT 429
 
 /* Every record has this size, so that user space decodes a whole batch as one array. */
 #define RECORD_SIZE 512
 #define PATH_IN_RECORD 360
 #define CHUNK_BYTES 480
 
-enum record_kind { REC_SPAN = 1, REC_PATH = 2, REC_MOUNT = 3 };
+enum record_kind { REC_SPAN = 1, REC_PATH = 2, REC_MOUNT = 3, REC_ATTACH = 4 };
 
 enum span_flags {
     F_DONE = 1,        /* the copyup is complete, the system call may not be */
@@ -97,6 +98,13 @@ struct path_record {
     u32 length;
     u32 pad[3];
     char path[CHUNK_BYTES];
+};
+
+/* Somebody attached a mount: now is the time to look where unions are mounted. */
+struct attach_record {
+    u32 kind;
+    u32 pid;
+    char rest[RECORD_SIZE - 8];
 };
 
 #define LAYER_NAMES 8

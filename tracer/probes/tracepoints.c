@@ -143,6 +143,16 @@ static __always_inline void announce(struct mount *m)
     ring.ringbuf_submit(r, BPF_RB_FORCE_WAKEUP);
 }
 
+static __always_inline void announce_attach(u32 pid)
+{
+    struct attach_record *r = ring.ringbuf_reserve(RECORD_SIZE);
+    if (!r)
+        return; /* a name may stay unknown; no copyup is lost */
+    r->kind = REC_ATTACH;
+    r->pid = pid;
+    ring.ringbuf_submit(r, BPF_RB_FORCE_WAKEUP);
+}
+
 static __always_inline void examine(u64 sb)
 {
     int k = 0;
@@ -241,18 +251,23 @@ static __always_inline u64 alias_in(u64 inode, u64 dir, struct mount *m)
     return 0;
 }
 
-/* Whether the inode may be one that overlayfs is making: unlinked, or in the work
- * directory, or too new for a name.  A regular file without any name is none of these: file
- * systems have such for their own use (quota, large xattrs; btrfs one without a type). */
-static __always_inline int in_the_making(u64 inode, u32 mode, struct mount *m)
+/* Whether the inode may be one that overlayfs is making: in the work directory (O_TMPFILE
+ * gives a nameless dentry there, too), or too new for a dentry: d_tmpfile() marks it dirty
+ * with no link, others get their first ctime.
+ *
+ * Not to be mixed up with inodes that are being evicted, and those that file systems have
+ * for their own use, which a copyup dirties, too (quota, large xattrs; the tree of btrfs,
+ * whose mode is whatever the memory held before). */
+static __always_inline int in_the_making(u64 inode, u32 mode, struct mount *m, int dirty)
 {
-    if (IS_REG(mode) && READ(inode, inode, i_nlink) == 0)
-        return 1;
     u64 node = READ(inode, inode, i_dentry_first);
-    if (!node)
-        return !IS_REG(mode) && (mode & S_IFMT);
-    return READ(dentry, node - __builtin_offsetof(struct k_dentry, d_u_d_alias_next), d_parent) ==
-           m->workdir;
+    if (node)
+        return READ(dentry, node - __builtin_offsetof(struct k_dentry, d_u_d_alias_next),
+                    d_parent) == m->workdir;
+    if (!READ(inode, inode, i_count_counter))
+        return 0;
+    return dirty ? IS_REG(mode) && READ(inode, inode, i_nlink) == 0
+                 : !IS_REG(mode) && (mode & S_IFMT);
 }
 
 /* Puts the names from `dentry` up to the top's root into the record.  Returns whether
@@ -417,6 +432,12 @@ static __always_inline int filtered_out(u32 pid)
     return 0;
 }
 
+/* io_uring's workers and kernel threads never leave a system call. */
+static __always_inline int is_worker(u32 nr)
+{
+    return nr == NR_IO_WORKER || nr == NR_KTHREAD;
+}
+
 static __always_inline u32 call_number(u64 task)
 {
     u32 flags = READ(task_struct, task, flags);
@@ -433,7 +454,7 @@ static __always_inline int start(void *ctx, u64 task, u64 cred, struct mount *m,
 {
     u32 mode = READ(inode, inode, i_mode);
     u32 flags = m->metacopy ? F_METACOPY : 0;
-    if (!in_the_making(inode, mode, m)) {
+    if (!in_the_making(inode, mode, m, dirty)) {
         if (!IS_REG(mode) || !m->metacopy || !READ(inode, inode, i_dentry_first))
             return 0;
         flags |= F_DATA_ONLY;
@@ -447,8 +468,12 @@ static __always_inline int start(void *ctx, u64 task, u64 cred, struct mount *m,
         return 0;
     /* A parent directory that went up in this same call: its own copyup worked. */
     struct span *before = spans.lookup(&tid);
-    if (before && !(before->rec.flags & F_DONE) && finish(before, m, 0, now, task))
-        before->rec.flags |= F_LATE; /* without the ctime tracepoints */
+    if (before && !(before->rec.flags & F_DONE)) {
+        if (finish(before, m, 0, now, task))
+            before->rec.flags |= F_LATE; /* without the ctime tracepoints */
+        else if (!is_worker(before->rec.nr))
+            return 0; /* one thing at a time */
+    }
     if (before && before->rec.flags & F_DONE)
         send(before);
     else if (before)
@@ -492,12 +517,6 @@ static __always_inline int start(void *ctx, u64 task, u64 cred, struct mount *m,
     return 0;
 }
 
-/* io_uring's workers and kernel threads never leave a system call. */
-static __always_inline int is_worker(u32 nr)
-{
-    return nr == NR_IO_WORKER || nr == NR_KTHREAD;
-}
-
 /* Something in a file system changed.  Most of what comes here is not ours, and most of
  * the rest is more about an inode that is known to be copied up: both leave early. */
 static __always_inline int changed(void *ctx, u64 inode, int dirty)
@@ -535,7 +554,8 @@ static __always_inline int changed(void *ctx, u64 inode, int dirty)
             }
             return 0;
         }
-        if (IS_DIR(READ(inode, inode, i_mode)) && !(s->rec.flags & F_DATA_ONLY)) {
+        if (IS_DIR(READ(inode, inode, i_mode)) && READ(inode, inode, i_dentry_first) &&
+            !(s->rec.flags & F_DATA_ONLY)) {
             if (!s->rec.link_start)
                 s->rec.link_start = s->last_inode;
             end_sync(s, now);
@@ -617,6 +637,8 @@ HOOK(sys_exit)
         learn_type(ret);
     if (asked || nr == NR_FSCONFIG || nr == NR_MOUNT)
         walk(asked);
+    if ((nr == NR_MOUNT || nr == NR_MOVE_MOUNT) && ret == 0)
+        announce_attach(ids >> 32);
     struct span *s = spans.lookup(&tid);
     if (!s)
         return 0;
