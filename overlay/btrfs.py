@@ -1,14 +1,15 @@
-"""Read-only snapshots of btrfs: a bottom that nothing writes to, made in an instant."""
+"""What holds a btrfs: read-only snapshots, made in an instant, and devices opened read-only."""
 
 from __future__ import annotations
 
 import errno
 import fcntl
+import glob
 import os
 import struct
 from typing import Final
 
-__all__ = ["MAGIC", "is_read_only_subvolume", "snapshot"]
+__all__ = ["MAGIC", "is_read_only_subvolume", "opened_read_only", "snapshot"]
 
 #: statfs(2) f_type.
 MAGIC: Final = 0x9123683E
@@ -39,6 +40,27 @@ def is_read_only_subvolume(fd: int) -> bool:
         return False
     finally:
         os.close(at)
+
+
+def opened_read_only(device: tuple[int, int]) -> bool:
+    """Whether the mounted btrfs on ``device`` can write to none of its devices.
+
+    It asks once, when it opens them: a device made read-only later does not stop btrfs from
+    being remounted read-write, and then even from writing (seen on 6.18).
+    """
+    try:
+        name = os.path.basename(os.readlink(f"/sys/dev/block/{device[0]}:{device[1]}"))
+        for found in glob.glob(f"/sys/fs/btrfs/*/devices/{glob.escape(name)}"):
+            states = glob.glob(os.path.join(os.path.dirname(found), "../devinfo/*/writeable"))
+            return bool(states) and all(_reads_zero(state) for state in states)
+    except OSError:
+        pass
+    return False
+
+
+def _reads_zero(path: str) -> bool:
+    with open(path, encoding="ascii") as file:
+        return file.read().strip() == "0"
 
 
 def snapshot(source_fd: int, parent_fd: int, name: bytes) -> None:

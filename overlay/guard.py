@@ -144,7 +144,7 @@ def of_image(image: images.Image, path: str | None = None) -> BottomState:
     device = _number(f"/dev/{image.device}")
     if image.fstype in READ_ONLY_FILESYSTEMS:
         hold, reason = Hold.FORMAT, f"{image.fstype} cannot be written"
-    elif device is not None and _device_is_read_only(device):
+    elif device is not None and _device_is_read_only(device, image.fstype):
         hold, reason = Hold.DEVICE, f"/dev/{image.device} is a read-only block device"
     else:
         hold, reason = Hold.MOUNT, f"/dev/{image.device} is mounted read-only, but can be written"
@@ -163,7 +163,7 @@ def of_image(image: images.Image, path: str | None = None) -> BottomState:
 def _hold_of(entry: mountinfo.MountEntry, device: tuple[int, int] | None) -> tuple[Hold, str]:
     if entry.fstype in READ_ONLY_FILESYSTEMS:
         return Hold.FORMAT, f"{entry.fstype} cannot be written"
-    if entry.super_read_only and device is not None and _device_is_read_only(device):
+    if entry.super_read_only and device and _device_is_read_only(device, entry.fstype):
         return Hold.DEVICE, f"{entry.source} is a read-only block device"
     if entry.super_read_only:
         return Hold.MOUNT, f"{entry.fstype} is mounted read-only, but can be remounted read-write"
@@ -189,8 +189,10 @@ def _number(node: str) -> tuple[int, int] | None:
     return os.major(found.st_rdev), os.minor(found.st_rdev)
 
 
-def _device_is_read_only(device: tuple[int, int]) -> bool:
-    """What BLKROGET would tell, without opening the device; False for what has none (tmpfs)."""
+def _device_is_read_only(device: tuple[int, int], fstype: str) -> bool:
+    """What BLKROGET would tell, without opening the device, where that binds the file system."""
+    if fstype == "btrfs":
+        return btrfs.opened_read_only(device)
     try:
         with open(f"/sys/dev/block/{device[0]}:{device[1]}/ro", encoding="ascii") as file:
             return file.read().strip() == "1"

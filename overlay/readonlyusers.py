@@ -124,6 +124,8 @@ def _hold(held: int, state: BottomState) -> None:
     """Make the block device of a read-only file system read-only, for everybody."""
     if state.hold is not Hold.MOUNT or not state.super_read_only or state.device is None:
         return
+    if state.fstype == "btrfs":
+        return  # it would not care: see btrfs.opened_read_only()
     try:
         device = os.open(images.device_node(state.device), os.O_RDONLY | os.O_CLOEXEC)
     except OSError:
