@@ -14,6 +14,7 @@ from typing import Final
 from overlay import acl, syscalls
 from overlay.copyup import raised
 from overlay.credentials import READ, WRITE, Capability, Credentials, failure
+from overlay.inodeflags import APPEND, IMMUTABLE, get_flags, open_for_flags, set_flags
 from overlay.lookup import Walker
 from overlay.marks import visible_xattrs
 from overlay.stack import Stack, Target
@@ -70,7 +71,7 @@ class Attributes:
 
     def utime(self, path: bytes, ns: tuple[int, int] | None, *, follow: bool) -> None:
         target, node = self._target(path, follow=follow)
-        self._stack.require_settable(node, append=ns is not None)
+        self._stack.require_settable(node, IMMUTABLE | (0 if ns is None else APPEND))
         if not self._who.owns(node.st):
             if ns is not None:
                 raise failure(errno.EPERM)
@@ -80,6 +81,39 @@ class Attributes:
                 os.utime(syscalls.fd_path(fd))
             else:
                 os.utime(syscalls.fd_path(fd), ns=ns)
+
+    # ---------------------------------------------------------------- inode flags
+
+    def get_flags(self, path: bytes) -> int:
+        _, node = self._target(path, follow=True)
+        self._require_flags(node)
+        place = node.places[0] if node.is_dir else node.data or node.places[0]
+        layer = self._stack.view.layers[place.layer]
+        fd = layer.open_file(place.path, os.O_RDONLY | os.O_NONBLOCK)
+        try:
+            return get_flags(fd) & ~(IMMUTABLE | APPEND) | self._stack.protection(node)
+        finally:
+            os.close(fd)
+
+    def set_flags(self, path: bytes, flags: int) -> None:
+        target, node = self._target(path, follow=True)
+        self._require_flags(node)
+        self._who.require_owner(node.st)
+        changed = (flags ^ self._stack.protection(node)) & (IMMUTABLE | APPEND)
+        if changed and not self._who.can(Capability.LINUX_IMMUTABLE):
+            raise failure(errno.EPERM)
+        with raised(self._stack, target) as fd:
+            file = open_for_flags(fd)
+            try:
+                set_flags(file, flags, self._stack.family)
+            finally:
+                os.close(file)
+
+    def _require_flags(self, node: Node) -> None:
+        """The ioctl takes a readable descriptor on a file or directory."""
+        self._stack.require(self._who, node, READ)
+        if not (node.is_dir or stat.S_ISREG(node.st.st_mode)):
+            raise failure(errno.ENOTTY)
 
     # ------------------------------------------------------- extended attributes
 
@@ -114,16 +148,15 @@ class Attributes:
         with raised(self._stack, target) as fd:
             os.setxattr(syscalls.fd_path(fd), self._stack.stored(attribute), value)
             if attribute == acl.ACCESS:
-                self._drop_foreign_sgid(fd, node)
+                self._drop_foreign_sgid(fd)
 
     def removexattr(self, path: bytes, attribute: str, *, follow: bool) -> None:
         self._check_name(attribute)
         target, node = self._target(path, follow=follow)
         if attribute in _ACLS:
-            if attribute == acl.DEFAULT and not node.is_dir:
-                return  # there is none, and that is what was asked for
-            self._may_set_acl(node, attribute)
-            if self._stack.access_list(node, attribute) is None:
+            self._may_set_acl(node, attribute, removes=True)
+            absent = self._stack.access_list(node, attribute) is None
+            if absent and not (attribute == acl.ACCESS and self._has_foreign_sgid(node.st)):
                 return  # no reason to fail, on any file system, and none to copy up
         else:
             self._may_write(node, attribute)
@@ -132,6 +165,8 @@ class Attributes:
             self._value(node, attribute)  # nothing is copied up to fail then
         with raised(self._stack, target) as fd:
             os.removexattr(syscalls.fd_path(fd), self._stack.stored(attribute))
+            if attribute == acl.ACCESS:
+                self._drop_foreign_sgid(fd)
 
     def _value(self, node: Node, attribute: str) -> bytes:
         with self._stack.at(node.places[0]) as (fd, name):
@@ -194,17 +229,22 @@ class Attributes:
         if not self._who.can(Capability.SETFCAP):
             raise failure(errno.EPERM)
 
-    def _may_set_acl(self, node: Node, attribute: str) -> None:
+    def _may_set_acl(self, node: Node, attribute: str, *, removes: bool = False) -> None:
         """The checks of vfs_set_acl() in fs/posix_acl.c."""
         self._stack.require_settable(node)
         if stat.S_ISLNK(node.st.st_mode):
             raise failure(errno.EOPNOTSUPP)
         if attribute == acl.DEFAULT and not node.is_dir:
+            if removes:
+                return  # nothing to remove, whoever asks
             raise failure(errno.EACCES)
         self._who.require_owner(node.st)
 
-    def _drop_foreign_sgid(self, fd: int, node: Node) -> None:
-        """A list set by somebody outside the group takes the set-group-ID bit."""
-        mode = stat.S_IMODE(os.fstat(fd).st_mode)
-        if mode & stat.S_ISGID and not self._who.in_group(node.st.st_gid):
-            os.chmod(syscalls.fd_path(fd), mode & ~stat.S_ISGID)
+    def _has_foreign_sgid(self, st: os.stat_result) -> bool:
+        return bool(st.st_mode & stat.S_ISGID) and not self._who.in_group(st.st_gid)
+
+    def _drop_foreign_sgid(self, fd: int) -> None:
+        """A list changed by somebody outside the group takes the set-group-ID bit."""
+        st = os.fstat(fd)
+        if self._has_foreign_sgid(st):
+            os.chmod(syscalls.fd_path(fd), stat.S_IMODE(st.st_mode) & ~stat.S_ISGID)

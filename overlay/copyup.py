@@ -18,6 +18,7 @@ from typing import Final
 
 from overlay import syscalls
 from overlay.credentials import failure
+from overlay.inodeflags import copy_flags, open_for_flags
 from overlay.marks import clear_mark, visible_xattrs
 from overlay.stack import Directory, Stack, Target
 from overlay.view import Node
@@ -140,7 +141,7 @@ def _copy_file(stack: Stack, made: bytes, node: Node, size: int | None, mode: in
                 os.close(source)
         os.ftruncate(copy, length)
         dress(stack, made, node)
-        if size is not None:
+        if size is not None and size != length:
             # Only now: the kernel sets the times and drops capabilities with it.
             os.ftruncate(copy, size)
         if mode is not None and mode != stat.S_IMODE(node.st.st_mode):
@@ -206,9 +207,28 @@ def dress(stack: Stack, made: bytes, node: Node) -> None:
             os.chmod(path, stat.S_IMODE(st.st_mode))
         for attribute, value in xattrs.items():
             _set_xattr(path, stack.stored(attribute), value)
+        if stat.S_ISREG(st.st_mode) or stat.S_ISDIR(st.st_mode):
+            _copy_flags(stack, copy, node)
         os.utime(path, ns=(st.st_atime_ns, st.st_mtime_ns))
     finally:
         os.close(copy)
+
+
+def _copy_flags(stack: Stack, copy: int, node: Node) -> None:
+    place = node.places[0]
+    layer = stack.view.layers[place.layer]
+    try:
+        source = layer.open_file(place.path, os.O_RDONLY | os.O_NONBLOCK)
+    except PermissionError:
+        return  # what we may not read, we cannot ask
+    try:
+        file = open_for_flags(copy)
+        try:
+            copy_flags(source, file, stack.family)
+        finally:
+            os.close(file)
+    finally:
+        os.close(source)
 
 
 def _set_xattr(path: bytes, attribute: str, value: bytes) -> None:

@@ -18,7 +18,7 @@ from typing import Final, Self
 
 from overlay import acl
 
-__all__ = ["EXECUTE", "READ", "WRITE", "Capability", "Credentials", "failure"]
+__all__ = ["EXECUTE", "READ", "WRITE", "Capability", "Credentials", "failure", "protection"]
 
 READ: Final = 4
 WRITE: Final = 2
@@ -42,6 +42,14 @@ class Capability(IntEnum):
 def failure(number: int) -> OSError:
     """The error of a system call, yet without a path."""
     return OSError(number, os.strerror(number))
+
+
+def protection(name: str) -> int:
+    """A sysctl of /proc/sys/fs; 1 if it cannot be read, as every distribution has it."""
+    try:
+        return int(Path("/proc/sys/fs", name).read_text())
+    except OSError:
+        return 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,6 +131,19 @@ class Credentials:
         """EPERM where the parent's sticky bit keeps the entry from us (check_sticky())."""
         if parent.st_mode & stat.S_ISVTX and self.uid not in (victim.st_uid, parent.st_uid):
             self.require_owner(victim)
+
+    def require_sticky_open(self, parent: os.stat_result, st: os.stat_result) -> None:
+        """EACCES for O_CREAT on what somebody put in a sticky directory of others.
+
+        By the rules of may_create_in_sticky(), which two sysctls relax.
+        """
+        if not parent.st_mode & stat.S_ISVTX or st.st_uid in (parent.st_uid, self.uid):
+            return
+        kinds = {stat.S_IFREG: "protected_regular", stat.S_IFIFO: "protected_fifos"}
+        name = kinds.get(stat.S_IFMT(st.st_mode))
+        level = 1 if name is None else protection(name)
+        if level and (parent.st_mode & 0o002 or (level > 1 and parent.st_mode & 0o020)):
+            raise failure(errno.EACCES)
 
     def require_chown(self, st: os.stat_result, uid: int, gid: int) -> None:
         """EPERM unless the owner may become ``uid`` and ``gid`` (-1: stays)."""

@@ -12,12 +12,12 @@ import os
 import stat
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Final
 
 from overlay import acl, syscalls
 from overlay.copyup import copy_up, top_directory
-from overlay.credentials import EXECUTE, READ, WRITE, Capability, Credentials, failure
+from overlay.credentials import EXECUTE, READ, WRITE, Capability, Credentials, failure, protection
+from overlay.inodeflags import APPEND
 from overlay.lookup import Walker
 from overlay.marks import set_opaque
 from overlay.stack import Directory, Stack, Target, read_acl
@@ -53,7 +53,9 @@ def may_delete(stack: Stack, who: Credentials, target: Target, *, is_dir: bool) 
     if node is None:
         raise failure(errno.ENOENT)
     stack.require(who, target.parent.node, WRITE | EXECUTE)
+    stack.require_settable(target.parent.node, APPEND)
     who.require_not_sticky(target.parent.node.st, node.st)
+    stack.require_settable(node)
     if is_dir and not node.is_dir:
         raise failure(errno.ENOTDIR)
     if not is_dir and node.is_dir:
@@ -140,6 +142,7 @@ class Entries:
         target = self.new_target(new)
         self._protect_hardlinks(source)
         may_create(stack, self._who, target.parent)
+        stack.require_settable(node)
         if node.is_dir:
             raise failure(errno.EPERM)
         copy_up(stack, source)
@@ -156,7 +159,7 @@ class Entries:
     def _protect_hardlinks(self, source: Target) -> None:
         """EPERM for links to what the caller could not write (may_linkat())."""
         node, st = source.existing, source.existing.st
-        if self._who.owns(st) or not _hardlinks_are_protected():
+        if self._who.owns(st) or not protection("protected_hardlinks"):
             return
         set_ids = st.st_mode & stat.S_ISUID or st.st_mode & 0o2010 == 0o2010
         unsafe = not stat.S_ISREG(st.st_mode) or set_ids
@@ -262,13 +265,6 @@ def dress_new(fd: int, birth: _Birth) -> None:
     for attribute, value in ((acl.ACCESS, birth.access), (acl.DEFAULT, birth.default)):
         if value is not None:
             os.setxattr(path, attribute, value)
-
-
-def _hardlinks_are_protected() -> bool:
-    try:
-        return Path("/proc/sys/fs/protected_hardlinks").read_text().strip() != "0"
-    except OSError:
-        return True  # nobody has it off who hides his settings
 
 
 def remove_directory(stack: Stack, dirfd: int, name: bytes) -> None:

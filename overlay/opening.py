@@ -88,15 +88,32 @@ class Opener:
             return fd
 
     def _open_existing(self, target: Target, node: Node, flags: int) -> int:
-        if flags & os.O_CREAT and flags & os.O_EXCL:
-            raise failure(errno.EEXIST)
-        if flags & os.O_CREAT and node.is_dir:
-            raise failure(errno.EISDIR)
-        if (target.slash or flags & os.O_DIRECTORY) and not node.is_dir:
-            raise failure(errno.ENOTDIR)
+        self._check_lookup(target, node, flags)
         if flags & os.O_PATH:
             return self._open_real(node, flags)
         want = _WANT[flags & os.O_ACCMODE] | (WRITE if flags & os.O_TRUNC else 0)
+        self._may_open(node, want, flags)
+        if node.is_dir:
+            return self._open_directory(target, flags)
+        if not stat.S_ISREG(node.st.st_mode):
+            return self._open_real(node, flags & ~os.O_TRUNC)
+        if want & WRITE:
+            return self._open_for_writing(target, node, flags)
+        return self._open_for_reading(node, flags)
+
+    def _check_lookup(self, target: Target, node: Node, flags: int) -> None:
+        """What the flags ask of the thing found (do_open())."""
+        if flags & os.O_CREAT:
+            if flags & os.O_EXCL:
+                raise failure(errno.EEXIST)
+            if node.is_dir:
+                raise failure(errno.EISDIR)
+            self._who.require_sticky_open(target.parent.node.st, node.st)
+        if (target.slash or flags & os.O_DIRECTORY) and not node.is_dir:
+            raise failure(errno.ENOTDIR)
+
+    def _may_open(self, node: Node, want: int, flags: int) -> None:
+        """Whether it may be opened so (may_open())."""
         kind = stat.S_IFMT(node.st.st_mode)
         if kind == stat.S_IFLNK:
             raise failure(errno.ELOOP)
@@ -106,16 +123,9 @@ class Opener:
             # As on a mount with nodev: a layer's device nodes are data, not devices.
             raise failure(errno.EACCES)
         self._stack.require(self._who, node, want)
-        self._stack.require_alterable(node, want, flags)
+        self._stack.require_openable(node, want, flags)
         if flags & os.O_NOATIME:
             self._who.require_owner(node.st)
-        if kind == stat.S_IFDIR:
-            return self._open_directory(target, flags)
-        if kind != stat.S_IFREG:
-            return self._open_real(node, flags & ~os.O_TRUNC)
-        if want & WRITE:
-            return self._open_for_writing(target, node, flags)
-        return self._open_for_reading(node, flags)
 
     def _open_for_writing(self, target: Target, node: Node, flags: int) -> int:
         stack = self._stack
@@ -165,7 +175,7 @@ class Opener:
         if not stat.S_ISREG(node.st.st_mode):
             raise failure(errno.EINVAL)
         stack.require(who, node, WRITE)
-        stack.require_alterable(node, WRITE, os.O_TRUNC)
+        stack.require_openable(node, WRITE, os.O_TRUNC)
         mode = who.mode_after_write(node.st)
         if not target.on_top or (node.marks.metacopy is not None and node.st.st_nlink == 1):
             copy_up(stack, target, size, mode=mode)

@@ -52,7 +52,7 @@ def rename(
     target = walker.look(target)
     exchange = bool(flags & RENAME_EXCHANGE)
     _check_names(source, source.node, target, flags)
-    if _same_file(stack, source, target):
+    if _same_file(source, source.node, target):
         return
     _check_permissions(stack, who, source, target, exchange=exchange)
     if flags & RENAME_WHITEOUT:
@@ -91,15 +91,15 @@ def _check_names(source: Target, node: Node, target: Target, flags: int) -> None
         raise failure(errno.EINVAL if flags & RENAME_EXCHANGE else errno.ENOTEMPTY)
 
 
-def _same_file(stack: Stack, source: Target, target: Target) -> bool:
+def _same_file(source: Target, node: Node, target: Target) -> bool:
     """Whether both are one file, and so nothing happens (vfs_rename())."""
     if target.node is None:
         return False
-    if source.node is not None and source.node.places == target.node.places:
+    if node.places == target.node.places:
         return True
-    if not (source.on_top and target.on_top):
-        return False  # two names of one bottom file are two files (L631)
-    return os.path.samestat(source.existing.st, target.existing.st)
+    # Two names of one bottom file are two files (L631).
+    both_on_top = source.on_top and target.on_top
+    return both_on_top and os.path.samestat(node.st, target.node.st)
 
 
 def _check_permissions(

@@ -18,6 +18,7 @@ from typing import Final
 from overlay import acl, syscalls
 from overlay.aside import Aside
 from overlay.credentials import WRITE, Credentials, failure
+from overlay.inodeflags import APPEND, IMMUTABLE, protected
 from overlay.layer import Layer
 from overlay.marks import MarkFamily, Whiteout, escape_attribute, write_whiteout
 from overlay.markvalues import NO_XATTR
@@ -153,31 +154,35 @@ class Stack:
         return who.permitted(node.st, want, self.access_list(node))
 
     def require(self, who: Credentials, node: Node, want: int) -> None:
-        """EACCES unless :meth:`permitted`."""
+        """EACCES unless :meth:`permitted`; EPERM to write what is immutable."""
+        if want & WRITE:
+            self.require_settable(node, IMMUTABLE)
         if not self.permitted(who, node, want):
             raise failure(errno.EACCES)
 
     def protection(self, node: Node) -> int:
-        """STATX_ATTR_IMMUTABLE and _APPEND, as chattr set them on the layer."""
-        with self.at(node.places[0]) as (fd, name):
-            flags = syscalls.AT_SYMLINK_NOFOLLOW | syscalls.AT_EMPTY_PATH
-            found = syscalls.statx(fd, name or b"", flags).attributes
-        return found & (syscalls.STATX_ATTR_IMMUTABLE | syscalls.STATX_ATTR_APPEND)
+        """The flags IMMUTABLE and APPEND of something (:mod:`overlay.inodeflags`)."""
+        place = node.places[0]
+        with self.at(place) as (fd, name):
+            at = syscalls.AT_SYMLINK_NOFOLLOW | (0 if name else syscalls.AT_EMPTY_PATH)
+            found = syscalls.statx(fd, name or b"", at).attributes
+            flags = IMMUTABLE if found & syscalls.STATX_ATTR_IMMUTABLE else 0
+            flags |= APPEND if found & syscalls.STATX_ATTR_APPEND else 0
+            # The root is looked up nowhere, so its marks were not read.
+            if place.layer == 0 and (not place.path or "protattr" in node.marks.others):
+                flags |= protected(fd, name, self.family)
+        return flags
 
-    def require_settable(self, node: Node, *, append: bool = True) -> None:
-        """EPERM where attributes may not change: immutable, or append-only unless told."""
-        found = self.protection(node)
-        if found & syscalls.STATX_ATTR_IMMUTABLE or (append and found):
+    def require_settable(self, node: Node, forbidden: int = IMMUTABLE | APPEND) -> None:
+        """EPERM where one of the flags forbids a change of attributes or entries."""
+        if self.protection(node) & forbidden:
             raise failure(errno.EPERM)
 
-    def require_alterable(self, node: Node, want: int, flags: int) -> None:
-        """EPERM for opens that an immutable or append-only file does not allow."""
-        if not want & WRITE:
-            return
-        found = self.protection(node)
+    def require_openable(self, node: Node, want: int, flags: int) -> None:
+        """EPERM for what an append-only file does not allow (may_open())."""
         appends = flags & os.O_APPEND and not flags & os.O_TRUNC
-        if found & syscalls.STATX_ATTR_IMMUTABLE or (found and not appends):
-            raise failure(errno.EPERM)
+        if want & WRITE and not appends:
+            self.require_settable(node, APPEND)
 
     # ------------------------------------------------------------------- writing
 

@@ -248,6 +248,16 @@ class Union:
         with _about(path) as raw:
             self._attributes.utime(raw, ns, follow=follow)
 
+    def get_flags(self, path: Path) -> int:
+        """FS_IOC_GETFLAGS, as lsattr does it: FS_*_FL bits."""
+        with _about(path) as raw:
+            return self._attributes.get_flags(raw)
+
+    def set_flags(self, path: Path, flags: int) -> None:
+        """FS_IOC_SETFLAGS, as chattr does it; see :mod:`overlay.inodeflags`."""
+        with _about(path) as raw:
+            self._attributes.set_flags(raw, flags)
+
     def getxattr(self, path: Path, attribute: str, *, follow: bool = True) -> bytes:
         """getxattr(2); the layers' own marks are not there, nested ones are (L621)."""
         with _about(path) as raw:

@@ -18,7 +18,8 @@ from pathlib import Path
 
 from overlay import syscalls
 from tests.fsimages import tmpfs
-from tests.overlay.model import Mismatch, Session, Step
+from tests.overlay.model import Mismatch, Session
+from tests.strategies import Step
 
 __all__ = ["main", "run_script"]
 

@@ -1,0 +1,104 @@
+"""chattr: the flags of an inode, as FS_IOC_GETFLAGS and FS_IOC_SETFLAGS know them.
+
+An immutable or append-only file of the top would resist the engine and the kernel as
+well as the caller, so overlayfs keeps these two as a mark, ``protattr`` (5.14; fs/
+overlayfs/inode.c, ovl_set_protattr()), and refuses what they forbid.  So does the engine.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+import struct
+from typing import Final
+
+from overlay import syscalls
+from overlay.marks import clear_mark
+from overlay.markvalues import NO_XATTR, MarkFamily
+
+__all__ = [
+    "APPEND",
+    "IMMUTABLE",
+    "copy_flags",
+    "get_flags",
+    "open_for_flags",
+    "protected",
+    "set_flags",
+]
+
+#: FS_*_FL of include/uapi/linux/fs.h.
+SYNC: Final = 0x08
+IMMUTABLE: Final = 0x10
+APPEND: Final = 0x20
+NOATIME: Final = 0x80
+
+_GET: Final = 0x80086601
+_SET: Final = 0x40086602
+_LONG: Final = struct.Struct("l")
+_LETTERS: Final = {"a": APPEND, "i": IMMUTABLE}
+_PROTECTING: Final = APPEND | IMMUTABLE
+#: What a copyup keeps (OVL_COPY_FS_FLAGS_MASK and OVL_PROT_FS_FLAGS_MASK).
+_KEPT: Final = SYNC | NOATIME
+_NO_FLAGS: Final = frozenset(
+    {errno.ENOTTY, errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL, errno.EACCES, errno.EPERM}
+)
+
+
+def get_flags(fd: int) -> int:
+    """The flags of an open file or directory; ENOTTY where the file system has none."""
+    return int(_LONG.unpack(fcntl.ioctl(fd, _GET, _LONG.pack(0)))[0])
+
+
+def protected(fd: int, name: bytes | None, family: MarkFamily) -> int:
+    """IMMUTABLE and APPEND, as the mark of an entry of the top says."""
+    try:
+        value = syscalls.getxattr(fd, family.attribute("protattr"), name)
+    except OSError as error:
+        if error.errno in NO_XATTR:
+            return 0
+        raise
+    found = 0
+    for letter in value.decode("latin-1"):
+        if letter not in _LETTERS:
+            break  # what a later kernel may have added
+        found |= _LETTERS[letter]
+    return found
+
+
+def set_flags(fd: int, flags: int, family: MarkFamily) -> None:
+    """Set the flags of an open file of the top, the two protecting ones as a mark."""
+    fcntl.ioctl(fd, _SET, _LONG.pack(flags & ~_PROTECTING))
+    _set_mark(fd, flags, family)
+
+
+def _set_mark(fd: int, flags: int, family: MarkFamily) -> None:
+    letters = "".join(letter for letter, flag in _LETTERS.items() if flags & flag)
+    if letters:
+        syscalls.setxattr(fd, family.attribute("protattr"), letters.encode())
+    else:
+        clear_mark(fd, family, "protattr")
+
+
+def copy_flags(source: int, copy: int, family: MarkFamily) -> None:
+    """Give a copy what its original has of the flags that a copyup keeps."""
+    try:
+        flags = get_flags(source)
+    except OSError as error:
+        if error.errno in _NO_FLAGS:
+            return
+        raise
+    if flags & _PROTECTING:
+        _set_mark(copy, flags, family)
+    if flags & _KEPT:
+        try:
+            fcntl.ioctl(copy, _SET, _LONG.pack(get_flags(copy) & ~_KEPT | flags & _KEPT))
+        except OSError as error:
+            if error.errno not in _NO_FLAGS:
+                raise
+
+
+def open_for_flags(fd: int) -> int:
+    """The file of an O_PATH descriptor, opened so that it can be asked and set."""
+    flags = os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC
+    return os.open(syscalls.fd_path(fd), flags)
