@@ -63,10 +63,6 @@ class Below:
     def family(self) -> MarkFamily:
         return self._view.family
 
-    def is_data_only(self, spot: Spot) -> bool:
-        """Whether a place lies in a layer that takes no part in the union but by redirects."""
-        return spot.layer > self._last
-
     def root(self) -> tuple[Spot, ...]:
         """The roots of all bottoms, merged."""
         return tuple(Spot(number, b"") for number in range(self._view.merged))
@@ -86,21 +82,7 @@ class Below:
             fd = self._directory(above)
             return None if fd is None else self.stat(fd, Spot(0, path[1:]), name, data=data)
         with self._view.open(self._view.root()) as root:
-            found = self.target(root, path)
-        return self._in_data_layers(path[1:]) if found is None and data else found
-
-    def _in_data_layers(self, path: bytes) -> Target | None:
-        """What only data-only layers (since 6.5) have: data for whoever redirects to it."""
-        for number in range(self._view.merged, len(self._view.layers)):
-            try:
-                st = self._view.layers[number].lstat(path)
-            except OSError as error:
-                if error.errno not in VANISHED:
-                    raise
-            else:
-                if stat.S_ISREG(st.st_mode):
-                    return Target(st.st_mode, (Spot(number, path),), st.st_size)
-        return None
+            return self.target(root, path)
 
     def _directory(self, path: bytes) -> int | None:
         """``path`` in the only bottom, open: neighbours redirect to neighbours."""

@@ -324,13 +324,10 @@ class _Directory:
         return self._below.find(redirect, data=data)
 
     def _claim(self, name: bytes, target: Target) -> None:
-        """Remember that this reads from another place: nobody else may.
-
-        Data-only layers are there to be shared: the kernel has no inodes for them.
-        """
+        """Remember that this reads from another place: nobody else may."""
         path = self._before + name
         spot = target.spots[0]
-        if spot.path != path and not self._walker.below.is_data_only(spot):
+        if spot.path != path:
             st = os.stat(name, dir_fd=self._fd, follow_symlinks=False)
             self._walker.harvest.claims.append(Claim(spot, path, target.is_dir, st.st_ino))
 

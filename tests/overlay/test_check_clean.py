@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
 import random
@@ -16,13 +17,14 @@ import pytest
 from overlay import checkpool, kernel, syscalls
 from overlay.check import Suspect, check, suspect_at
 from overlay.checkrepair import repair
-from overlay.errors import Refused, TopInUse, UsageError
+from overlay.checkwork import handle_of
+from overlay.errors import FallthruError, Refused, TopInUse, UsageError
 from overlay.inuse import top_in_use
 from overlay.kernel import Overlay
 from overlay.marks import MarkFamily, set_opaque, write_fallthru
 from tests.conftest import Layers, make_layers
 from tests.fsimages import loop_filesystem, tmpfs
-from tests.overlay.plants import populate, visible, whiteout, xattr
+from tests.overlay.plants import populate, stub, visible, whiteout, xattr
 from tests.running import in_child, in_user_namespace
 
 PROFILES = ["document", "fallthru", "throwaway"]
@@ -167,20 +169,116 @@ def test_fallthrus_of_a_primed_directory_are_clean(layers: Layers) -> None:
     assert [(each.code, each.path) for each in report.findings] == [("stub-gone", b"keep/a")]
 
 
+def mount_over_data(layers: Layers, data: Path) -> int:
+    fs = syscalls.fsopen("overlay")
+    try:
+        syscalls.fsconfig_string(fs, "lowerdir+", layers.bottom)
+        try:
+            syscalls.fsconfig_string(fs, "datadir+", data)
+        except OSError:
+            pytest.skip("needs: data-only layers appended one by one (6.8)")
+        for key, value in (("upperdir", layers.top), ("workdir", layers.work)):
+            syscalls.fsconfig_string(fs, key, value)
+        for key in ("metacopy", "redirect_dir", "index"):
+            syscalls.fsconfig_string(fs, key, "on")
+        syscalls.fsconfig_create(fs)
+        return syscalls.fsmount(fs)
+    finally:
+        os.close(fs)
+
+
 def test_data_only_bottoms_hold_data(layers: Layers) -> None:
+    """Two files of a bottom share one blob, and both have new attributes on the top."""
     populate(layers)
     data = layers.base / "data"
     data.mkdir()
     (data / "blob").write_text("0123456789")
-    path = layers.top / "far"
-    with path.open("wb") as file:
-        file.truncate(10)
-    xattr(path, "metacopy", b"")
-    xattr(path, "redirect", b"/blob")
+    for name in ("far", "near"):
+        stub(layers.bottom / name, 10, b"/blob")
+    mount = mount_over_data(layers, data)
+    try:
+        root = Path(f"/proc/self/fd/{mount}")
+        for name in ("far", "near"):
+            (root / name).chmod(0o600)
+            assert (root / name).read_text() == "0123456789"
+        (root / "near").rename(root / "dir" / "moved")
+    finally:
+        os.close(mount)
     bottoms = (str(layers.bottom),)
+    assert os.getxattr(layers.top / "far", "trusted.overlay.metacopy") == b""
     assert check(Suspect(str(layers.top), bottoms, None, (str(data),))).findings == ()
-    codes = [each.code for each in check(Suspect(str(layers.top), bottoms)).findings]
-    assert codes == ["stub-gone"]
+    found = check(Suspect(str(layers.top), bottoms)).findings
+    assert [(each.code, each.path) for each in found] == [
+        ("stub-gone", b"dir/moved"),
+        ("stub-gone", b"far"),
+    ]
+
+
+def test_a_stub_straight_into_a_data_only_bottom_has_no_data(layers: Layers) -> None:
+    """The kernel follows such a redirect from a bottom only; from the top it is EIO."""
+    populate(layers)
+    data = layers.base / "data"
+    data.mkdir()
+    (data / "blob").write_text("0123456789")
+    stub(layers.top / "far", 10, b"/blob")
+    mount = mount_over_data(layers, data)
+    try:
+        with pytest.raises(OSError, match="Input/output error"):
+            os.stat(f"/proc/self/fd/{mount}/far")
+    finally:
+        os.close(mount)
+    suspect = Suspect(str(layers.top), (str(layers.bottom),), None, (str(data),))
+    assert [each.code for each in check(suspect).findings] == ["stub-gone"]
+
+
+def test_a_stub_over_a_stub_has_no_data(layers: Layers) -> None:
+    populate(layers)
+    for layer in (layers.top, layers.bottom):
+        stub(layer / "empty", 6)
+    assert visible(layers)["empty"] == ("error", errno.EIO)
+    (found,) = check(Suspect(str(layers.top), (str(layers.bottom),))).findings
+    assert (found.code, found.path) == ("stub-gone", b"empty")
+
+
+def test_what_a_bottom_hides_is_nothing(layers: Layers) -> None:
+    populate(layers)
+    whiteout(layers.bottom / "hidden")
+    whiteout(layers.top / "hidden")
+    (layers.top / "moved").mkdir()
+    xattr(layers.top / "moved", "redirect", b"/hidden")
+    found = check(Suspect(str(layers.top), (str(layers.bottom),))).findings
+    assert [(each.code, each.path) for each in found] == [
+        ("whiteout-nothing", b"hidden"),
+        ("redirect-gone", b"moved"),
+    ]
+
+
+def test_an_overlay_inside_this_one_keeps_its_marks(layers: Layers) -> None:
+    populate(layers)
+    (layers.top / "storage" / "layer").mkdir(parents=True)
+    xattr(layers.top / "storage" / "layer", "opaque", family="user")
+    xattr(layers.top / "storage" / "layer", "overlay.opaque")
+    assert check(Suspect(str(layers.top), (str(layers.bottom),)), notes=True).findings == ()
+
+
+def test_the_roots_of_two_file_systems_are_two_bottoms(layers: Layers) -> None:
+    """Both have the same inode number, and so the same handle; the kernel sees it too."""
+    with loop_filesystem("ext4") as one, loop_filesystem("ext4") as other:
+        fd = os.open(one, os.O_RDONLY)
+        try:
+            handle = handle_of(fd)
+        finally:
+            os.close(fd)
+        if handle is None or not handle.uuid:
+            pytest.skip("needs: FS_IOC_GETFSUUID (6.9)")
+        overlay = Overlay((str(one),), str(layers.top))
+        with kernel.mounted(overlay, str(layers.mnt)):
+            pass
+        assert check(Suspect(str(layers.top), (str(one),))).findings == ()
+        found = check(Suspect(str(layers.top), (str(other),))).findings
+        assert [each.code for each in found] == ["root-origin"]
+        with pytest.raises(FallthruError):
+            kernel.mount(Overlay((str(other),), str(layers.top)), str(layers.mnt))
 
 
 # ----------------------------------------------------------------- what is protected
