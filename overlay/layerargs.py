@@ -38,8 +38,19 @@ def takes_descriptors() -> bool:
 
 @functools.cache
 def takes_appended_bottoms() -> bool:
-    """Whether overlayfs takes bottoms one by one (``lowerdir+``), found out by trying."""
-    return _accepts(lambda fs: syscalls.fsconfig_string(fs, "lowerdir+", "/"))
+    """Whether overlayfs takes bottoms one by one (``lowerdir+``), found out by trying.
+
+    The old parser looks at no option before the overlay is created: it takes any.
+    """
+    return not _takes_anything() and _accepts(
+        lambda fs: syscalls.fsconfig_string(fs, "lowerdir+", "/")
+    )
+
+
+@functools.cache
+def _takes_anything() -> bool:
+    """Whether options go through the old parser (before 6.5), which collects them unread."""
+    return _accepts(lambda fs: syscalls.fsconfig_flag(fs, "no-such-option"))
 
 
 def _accepts(configure_one: Callable[[int], None]) -> bool:
@@ -55,7 +66,8 @@ def _accepts(configure_one: Callable[[int], None]) -> bool:
 
 def configure(fs: int, layers: OpenLayers) -> None:
     """Name the layers of an overlay that is being configured; OSError as the kernel says."""
-    attached = [bottom.image for bottom in layers.bottoms if bottom.image]
+    lower = layers.bottoms if layers.index is None else (layers.index, *layers.bottoms)
+    attached = [bottom.image for bottom in lower if bottom.image]
     if not attached:
         _configure(fs, layers)
         return
