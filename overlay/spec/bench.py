@@ -9,6 +9,7 @@ on; clauses about what is *kept* call :meth:`Bench.remount` first.
 
 from __future__ import annotations
 
+import io
 import os
 import stat
 from collections.abc import Callable, Iterable
@@ -17,6 +18,7 @@ from pathlib import Path
 
 from overlay import syscalls
 from overlay.errors import FallthruError
+from overlay.spec.calls import Calls, read
 from overlay.spec.fingerprint import Entry, differences, fingerprint
 from overlay.spec.observe import Observation, attempt, errno_name, shown, top_entry
 from overlay.spec.targets import Target
@@ -25,6 +27,14 @@ __all__ = ["LAYER_MTIME_NS", "Bench", "Lacks", "Places"]
 
 #: Files of a layer are this old, so that a copy with the wrong time shows.
 LAYER_MTIME_NS = 1_234_567_890_123_456_789
+
+
+_FLAGS = {
+    "rb": os.O_RDONLY,
+    "r+b": os.O_RDWR,
+    "wb": os.O_WRONLY | os.O_CREAT | os.O_TRUNC,
+    "ab": os.O_WRONLY | os.O_CREAT | os.O_APPEND,
+}
 
 
 class Lacks(Exception):
@@ -54,6 +64,7 @@ class Bench:
         self._mounted: list[Path] = []
         self._covered: list[Path] = []
         self._before: dict[str, Entry] | None = None
+        self._calls: Calls | None = None
         #: The bottom compared with what it was, once closed; None if nothing was mounted.
         self.untouched: Observation | None = None
         for directory in (self.bottom, self.top, self.work, self.mnt):
@@ -88,8 +99,13 @@ class Bench:
 
     def plants_marks(self) -> None:
         """For checks that write marks onto the top by themselves: Lacks if unknown how."""
-        if not self.features & {"overlayfs", "fuse.fuse-overlayfs"}:
+        if not self.features & {"engine", "overlayfs", "fuse.fuse-overlayfs"}:
             raise Lacks("a known on-disk format of marks on the top")
+
+    def needs_mount(self, why: str) -> None:
+        """For checks that no engine can answer: Lacks unless the target makes mounts."""
+        if "engine" in self.features:
+            raise Lacks(f"a mount ({why})")
 
     def whiteout(self, name: str) -> None:
         """A whiteout on the top, as overlayfs writes it."""
@@ -182,6 +198,15 @@ class Bench:
         mnt.mkdir(exist_ok=True)
         self.target.mount((str(bottom),), str(top), str(work), str(mnt))
         self._mounted.append(mnt)
+        if mnt == self.mnt:
+            self._calls = self.target.calls(str(mnt))
+
+    @property
+    def union(self) -> Calls:
+        """The calls on the union at ``mnt``, by whoever serves it."""
+        if self._calls is None:
+            raise RuntimeError("the check uses the union before it mounts it")
+        return self._calls
 
     def mounts(self, mount: Callable[[], None] | None = None) -> Observation:
         """Mount, and tell whether it was accepted (for clauses about what can be mounted)."""
@@ -246,6 +271,31 @@ class Bench:
         """Start the comparison anew: a mount was accepted that may write to the bottom."""
         self._before = fingerprint(str(self.bottom))
 
+    # ------------------------------------------------------- files in the union
+
+    def open(self, name: str, mode: str) -> io.FileIO:
+        """An unbuffered file of the union; ``mode`` as for :func:`open`, of ``_FLAGS``."""
+        return io.FileIO(self.union.open(name, _FLAGS[mode]), mode)
+
+    def open_and_close(self, name: str, flags: int) -> None:
+        os.close(self.union.open(name, flags))
+
+    def read(self, name: str) -> bytes:
+        return read(self.union, name)
+
+    def write(self, name: str, content: bytes) -> None:
+        """Make a file of the union, or replace its content."""
+        with self.open(name, "wb") as file:
+            file.write(content)
+
+    def append(self, name: str, content: bytes) -> None:
+        with self.open(name, "ab") as file:
+            file.write(content)
+
+    def names(self, directory: str) -> list[str]:
+        """What listing a directory of the union gives, in its order."""
+        return [os.fsdecode(entry.name) for entry in self.union.readdir(directory or ".")]
+
     # -------------------------------------------------------------------- looking
 
     def result(
@@ -257,7 +307,7 @@ class Bench:
     def reads(self, name: str, content: bytes) -> Observation:
         """What a fresh open of ``name`` in the union reads."""
         try:
-            observed = shown((self.mnt / name).read_bytes())
+            observed = shown(self.read(name))
         except OSError as error:
             observed = errno_name(error)
         return Observation("view", f"reading {name} in the union", shown(content), observed)
@@ -265,7 +315,7 @@ class Bench:
     def lists(self, name: str, entries: Iterable[str]) -> Observation:
         """The names that listing the directory ``name`` in the union gives, each once."""
         try:
-            observed = " ".join(sorted(os.listdir(self.mnt / name))) or "nothing"
+            observed = " ".join(sorted(self.names(name))) or "nothing"
         except OSError as error:
             observed = errno_name(error)
         expected = " ".join(sorted(entries)) or "nothing"
@@ -273,11 +323,12 @@ class Bench:
 
     def absent(self, name: str) -> Observation:
         """``name`` can neither be looked up nor found in a listing of its directory."""
-        path = self.mnt / name
-        found = attempt(path.lstat)
-        listed = (
-            found != "ENOTDIR" and path.parent.is_dir() and path.name in os.listdir(path.parent)
-        )
+        found = attempt(lambda: self.union.lstat(name))
+        parent, base = os.path.split(name)
+        try:
+            listed = base in self.names(parent)
+        except (FileNotFoundError, NotADirectoryError):
+            listed = False
         observed = "absent" if found in {"ENOENT", "ENOTDIR"} and not listed else "present"
         return Observation("view", f"{name} in the union", "absent", observed)
 

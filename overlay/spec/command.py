@@ -17,6 +17,7 @@ from dataclasses import dataclass, field
 
 from overlay import mountinfo, syscalls
 from overlay.errors import EnvironmentLacks, OperationFailed, UsageError
+from overlay.spec.calls import Calls, MountedCalls
 from overlay.text import printable
 
 __all__ = ["CommandTarget"]
@@ -124,6 +125,9 @@ class CommandTarget:
         except subprocess.TimeoutExpired:
             server.kill()
             server.wait()
+
+    def calls(self, mnt: str) -> Calls:
+        return MountedCalls(mnt)
 
     def features(self, mnt: str) -> frozenset[str]:
         from overlay.spec.targets import overlayfs_features

@@ -1,5 +1,6 @@
 """What can be judged: anything that mounts one top over bottoms.
 
+``engine``           the document's operations by :mod:`overlay.union`, with no mount
 ``kernel:PROFILE``   fallthru's own mounts, by :mod:`overlay.kernel`
 ``overlayfs``        the kernel's overlay with its default options, nothing of fallthru's
 ``overlayfs:K=V,F``  the same with any options
@@ -9,17 +10,28 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
-from overlay import mountinfo, syscalls
+from overlay import layerargs, mountinfo, syscalls
 from overlay.errors import FallthruError, UsageError
+from overlay.spec.calls import Calls, MountedCalls
 from overlay.spec.command import CommandTarget
 
-__all__ = ["DEFAULT_TARGETS", "KernelTarget", "OverlayfsTarget", "Target", "parse_target"]
+if TYPE_CHECKING:
+    from overlay.union import Union
 
-DEFAULT_TARGETS = ("kernel:document", "kernel:fallthru", "kernel:throwaway", "overlayfs")
+__all__ = [
+    "DEFAULT_TARGETS",
+    "EngineTarget",
+    "KernelTarget",
+    "OverlayfsTarget",
+    "Target",
+    "parse_target",
+]
+
+DEFAULT_TARGETS = ("engine", "kernel:document", "kernel:fallthru", "kernel:throwaway", "overlayfs")
 
 #: overlayfs options whose default is the module's, and what they are called there.
 _PARAMETERS = ("redirect_dir", "metacopy", "index", "nfs_export")
@@ -39,6 +51,9 @@ class Target(Protocol):
 
     def unmount(self, mnt: str) -> None:
         """Remove the mount at ``mnt`` and end whatever served it."""
+
+    def calls(self, mnt: str) -> Calls:
+        """The system calls on the union mounted at ``mnt``."""
 
     def features(self, mnt: str) -> frozenset[str]:
         """What the union mounted at ``mnt`` does that departures may hang on."""
@@ -120,8 +135,36 @@ class KernelTarget:
 
         kernel.unmount(mnt)
 
+    def calls(self, mnt: str) -> Calls:
+        return MountedCalls(mnt)
+
     def features(self, mnt: str) -> frozenset[str]:
         return overlayfs_features(mnt)
+
+
+@dataclass(slots=True)
+class EngineTarget:
+    """The document's operations by :mod:`overlay.union`: calls, and no mount."""
+
+    name: str = "engine"
+    _unions: dict[str, Union] = field(default_factory=dict)
+
+    def available(self) -> str | None:
+        return None
+
+    def mount(self, bottoms: tuple[str, ...], top: str, work: str, mnt: str) -> None:
+        from overlay.union import Union
+
+        self._unions[mnt] = Union(top, bottoms, work, sync=False)
+
+    def unmount(self, mnt: str) -> None:
+        self._unions.pop(mnt).close()
+
+    def calls(self, mnt: str) -> Calls:
+        return self._unions[mnt]
+
+    def features(self, mnt: str) -> frozenset[str]:
+        return frozenset({"engine"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,6 +204,9 @@ class OverlayfsTarget:
     def unmount(self, mnt: str) -> None:
         syscalls.umount2(mnt)
 
+    def calls(self, mnt: str) -> Calls:
+        return MountedCalls(mnt)
+
     def features(self, mnt: str) -> frozenset[str]:
         found = overlayfs_features(mnt)
         # Not shown in mountinfo when both layers are on one file system.
@@ -170,13 +216,13 @@ class OverlayfsTarget:
 
 
 def _set_bottoms(fs: int, bottoms: tuple[str, ...]) -> None:
-    try:
+    if layerargs.takes_appended_bottoms():
         for bottom in bottoms:
             syscalls.fsconfig_string(fs, "lowerdir+", bottom)
-    except OSError:
-        # Before 6.8 (24e16e385f22) there is only the joined form, with its escapes.
-        special = str.maketrans({char: "\\" + char for char in "\\:,"})
-        syscalls.fsconfig_string(fs, "lowerdir", ":".join(b.translate(special) for b in bottoms))
+        return
+    # Before 6.8 (24e16e385f22) there is only the joined form, with its escapes.
+    special = str.maketrans({char: "\\" + char for char in "\\:,"})
+    syscalls.fsconfig_string(fs, "lowerdir", ":".join(b.translate(special) for b in bottoms))
 
 
 def parse_target(text: str) -> Target:
@@ -185,6 +231,8 @@ def parse_target(text: str) -> Target:
     if kind == "overlayfs":
         pairs = [option.partition("=") for option in rest.split(",") if option]
         return OverlayfsTarget(tuple((key, value) for key, _, value in pairs))
+    if text == "engine":
+        return EngineTarget()
     if kind == "kernel":
         from overlay import profiles
 
@@ -196,7 +244,7 @@ def parse_target(text: str) -> Target:
 
 
 _TARGETS = (
-    "targets are kernel:PROFILE, overlayfs and overlayfs:KEY=VALUE,…; anything else goes "
+    "targets are engine, kernel:PROFILE, overlayfs and overlayfs:KEY=VALUE,…; anything else goes "
     "through --mount-command"
 )
 

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from overlay import syscalls
+from overlay.spec.calls import Calls, MountedCalls
 from overlay.spec.targets import OverlayfsTarget
 
 FULL = (("metacopy", "on"), ("index", "on"))
@@ -33,6 +34,9 @@ class _Bound:
 
     def unmount(self, mnt: str) -> None:
         syscalls.umount2(mnt)
+
+    def calls(self, mnt: str) -> Calls:
+        return MountedCalls(mnt)
 
     def features(self, mnt: str) -> frozenset[str]:
         return frozenset({"overlayfs"})  # claims every departure it can get

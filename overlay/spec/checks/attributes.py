@@ -8,11 +8,12 @@ import stat
 import struct
 from collections.abc import Callable
 from functools import partial
-from pathlib import Path
 
 from overlay.spec.bench import LAYER_MTIME_NS, Bench, Lacks
+from overlay.spec.calls import Calls, MountedCalls
 from overlay.spec.checks import Observations, check
 
+_FILE = "dir/file"
 _CONTENT = b"content that chmod has no business with\n" * 50
 
 # include/uapi/linux/fs.h, _IOR('f', 1, long) and _IOW('f', 2, long) on 64-bit architectures.
@@ -22,42 +23,48 @@ _FS_NODUMP_FL = 0x40
 
 
 def _attribute(
-    b: Bench, call: str, change: Callable[[Path], object], look: Callable[[Path], object]
+    b: Bench, call: str, change: Callable[[Calls], object], look: Callable[[Calls], object]
 ) -> Observations:
     """``change`` a bottom file in the union; ``look`` must then see the same on the top."""
-    bottom = b.file("dir/file", _CONTENT)
-    before = look(bottom)
+    b.file(_FILE, _CONTENT)
+    before = look(MountedCalls(str(b.bottom)))
     b.mount()
-    yield b.result(call, lambda: change(b.mnt / "dir/file"))
-    after = look(b.mnt / "dir/file")
+    yield b.result(call, lambda: change(b.union))
+    after = look(b.union)
     moved = "changed" if after != before else "as before"
     yield b.same("attributes", f"what {call} changes", "changed", moved)
-    yield b.copied_up("dir/file", _CONTENT)
-    on_top = b.top / "dir/file"
-    yield b.same("attributes", "on the top", after, look(on_top) if on_top.exists() else "nothing")
-    yield b.reads("dir/file", _CONTENT)
+    yield b.copied_up(_FILE, _CONTENT)
+    on_top = look(MountedCalls(str(b.top))) if (b.top / _FILE).exists() else "nothing"
+    yield b.same("attributes", "on the top", after, on_top)
+    yield b.reads(_FILE, _CONTENT)
 
 
 @check("copyup.chmod")
 def chmod(b: Bench) -> Observations:
     yield from _attribute(
-        b, "chmod", lambda p: p.chmod(0o751), lambda p: f"{stat.S_IMODE(p.lstat().st_mode):o}"
+        b,
+        "chmod",
+        lambda calls: calls.chmod(_FILE, 0o751),
+        lambda calls: f"{stat.S_IMODE(calls.lstat(_FILE).st_mode):o}",
     )
 
 
 @check("copyup.chown")
 def chown(b: Bench) -> Observations:
-    def owner(path: Path) -> str:
-        return f"{path.lstat().st_uid}:{path.lstat().st_gid}"
+    def owner(calls: Calls) -> str:
+        return f"{calls.lstat(_FILE).st_uid}:{calls.lstat(_FILE).st_gid}"
 
-    yield from _attribute(b, "chown", lambda p: os.chown(p, 1234, 5678), owner)
+    yield from _attribute(b, "chown", lambda calls: calls.chown(_FILE, 1234, 5678), owner)
 
 
 @check("copyup.utimes")
 def utimes(b: Bench) -> Observations:
     when = LAYER_MTIME_NS + 987_654_321_000
     yield from _attribute(
-        b, "utimensat", lambda p: os.utime(p, ns=(when, when)), lambda p: p.lstat().st_mtime_ns
+        b,
+        "utimensat",
+        lambda calls: calls.utime(_FILE, (when, when)),
+        lambda calls: calls.lstat(_FILE).st_mtime_ns,
     )
 
 
@@ -65,18 +72,26 @@ def utimes(b: Bench) -> Observations:
 def setxattr(b: Bench) -> Observations:
     b.user_xattr(b.file("probe"), "user.probe", b"")
 
-    def note(path: Path) -> str:
-        return str(os.getxattr(path, "user.note")) if "user.note" in os.listxattr(path) else "none"
+    def note(calls: Calls) -> str:
+        listed = "user.note" in calls.listxattr(_FILE)
+        return str(calls.getxattr(_FILE, "user.note")) if listed else "none"
 
-    yield from _attribute(b, "setxattr", lambda p: os.setxattr(p, "user.note", b"set"), note)
+    yield from _attribute(
+        b, "setxattr", lambda calls: calls.setxattr(_FILE, "user.note", b"set"), note
+    )
 
 
 @check("copyup.chattr")
 def chattr(b: Bench) -> Observations:
+    b.file(_FILE, _CONTENT)
+    probe = os.open(b.file("probe"), os.O_RDONLY | os.O_CLOEXEC)
     try:
-        _set_nodump(b.file("probe"))
+        _set_flags(probe, _flags(probe) | _FS_NODUMP_FL)
     except OSError as error:
         raise Lacks(f"file attributes (chattr) on the layers ({error.strerror})") from None
+    finally:
+        os.close(probe)
+    b.needs_mount("an ioctl needs a descriptor that stands for the union's file")
     yield from _attribute(b, "chattr +d", _set_nodump, _nodump)
 
 
@@ -85,18 +100,22 @@ def _flags(fd: int) -> int:
     return int(struct.unpack("=I", answer[:4])[0])
 
 
-def _nodump(path: Path) -> str:
-    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+def _set_flags(fd: int, flags: int) -> None:
+    fcntl.ioctl(fd, _FS_IOC_SETFLAGS, struct.pack("=II", flags, 0))
+
+
+def _nodump(calls: Calls) -> str:
+    fd = calls.open(_FILE, os.O_RDONLY)
     try:
         return "nodump" if _flags(fd) & _FS_NODUMP_FL else "plain"
     finally:
         os.close(fd)
 
 
-def _set_nodump(path: Path) -> None:
-    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+def _set_nodump(calls: Calls) -> None:
+    fd = calls.open(_FILE, os.O_RDONLY)
     try:
-        fcntl.ioctl(fd, _FS_IOC_SETFLAGS, struct.pack("=II", _flags(fd) | _FS_NODUMP_FL, 0))
+        _set_flags(fd, _flags(fd) | _FS_NODUMP_FL)
     finally:
         os.close(fd)
 
@@ -106,12 +125,12 @@ def symlink_itself(b: Bench) -> Observations:
     b.file("target", b"target\n")
     (b.bottom / "link").symlink_to("target")
     b.mount()
-    yield b.result("lchown link", lambda: os.lchown(b.mnt / "link", 12, 34))
+    yield b.result("lchown link", lambda: b.union.chown("link", 12, 34, follow=False))
     yield b.on_top("link", "symlink")
     yield b.on_top("target", "nothing")
-    text = os.readlink(b.mnt / "link")
-    yield b.same("view", "where link points", "target", text)
-    yield b.same("attributes", "owner of link", 12, (b.mnt / "link").lstat().st_uid)
+    text = b.union.readlink("link")
+    yield b.same("view", "where link points", "target", os.fsdecode(text))
+    yield b.same("attributes", "owner of link", 12, b.union.lstat("link").st_uid)
 
 
 @check("copyup.special-files")
@@ -120,15 +139,15 @@ def special_files(b: Bench) -> Observations:
     os.mknod(b.bottom / "null", stat.S_IFCHR | 0o666, os.makedev(1, 3))
     b.mount()
     for name, kind in (("fifo", "fifo"), ("null", "character device")):
-        yield b.result(f"chmod {name}", partial(os.chmod, b.mnt / name, 0o600))
+        yield b.result(f"chmod {name}", partial(b.union.chmod, name, 0o600))
         yield b.on_top(name, kind)
-        mode = stat.S_IMODE((b.mnt / name).lstat().st_mode)
+        mode = stat.S_IMODE(b.union.lstat(name).st_mode)
         yield b.same("attributes", f"mode of {name}", "0o600", oct(mode))
-    yield b.same("view", "number of null", "1:3", _number(b.mnt / "null"))
+    yield b.same("view", "number of null", "1:3", _number(b.union.lstat("null")))
 
 
-def _number(path: Path) -> str:
-    device = path.lstat().st_rdev
+def _number(status: os.stat_result) -> str:
+    device = status.st_rdev
     return f"{os.major(device)}:{os.minor(device)}"
 
 
@@ -137,7 +156,7 @@ def hard_links(b: Bench) -> Observations:
     b.file("one", b"linked\n")
     os.link(b.bottom / "one", b.bottom / "two")
     b.mount()
-    with (b.mnt / "one").open("ab") as file:
+    with b.open("one", "ab") as file:
         file.write(b"changed\n")
     yield b.reads("one", b"linked\nchanged\n")
     yield b.copied_up("one", b"linked\nchanged\n")

@@ -6,6 +6,7 @@ import os
 from functools import partial
 
 from overlay.spec.bench import Bench, Lacks
+from overlay.spec.calls import MountedCalls
 from overlay.spec.checks import Observations, check
 
 _CONTENT = b"".join(b"line %d\n" % number for number in range(1000))
@@ -19,7 +20,7 @@ def _opened(b: Bench, flags: int, expected: bytes) -> Observations:
     b.mount()
     if flags & os.O_DIRECT:
         _needs_direct_io(b)
-    fd = os.open(b.mnt / "dir/file", flags | os.O_CLOEXEC)
+    fd = b.union.open("dir/file", flags | os.O_CLOEXEC)
     try:
         yield b.copied_up("dir/file", expected)
     finally:
@@ -51,7 +52,7 @@ for _name, _flags, _expected in (
 def append(b: Bench) -> Observations:
     b.file("log", b"old line\n")
     b.mount()
-    with (b.mnt / "log").open("ab", buffering=0) as file:
+    with b.open("log", "ab") as file:
         yield b.copied_up("log", b"old line\n")
         file.write(b"new line\n")
     yield b.reads("log", b"old line\nnew line\n")
@@ -65,7 +66,7 @@ def truncate_no_data(b: Bench) -> Observations:
     b.mount()
     yield b.result(
         "open(O_WRONLY|O_TRUNC) of 2 MiB with 1 MiB free on the top",
-        lambda: os.close(os.open(b.mnt / "large", os.O_WRONLY | os.O_TRUNC)),
+        lambda: os.close(b.union.open("large", os.O_WRONLY | os.O_TRUNC)),
     )
     yield b.reads("large", b"")
     yield b.copied_up("large", b"")
@@ -77,8 +78,8 @@ def _truncated(b: Bench, size: int) -> Observations:
     for name in ("by-path", "by-descriptor"):
         b.file(name, _CONTENT)
     b.mount()
-    yield b.result(f"truncate to {size}", lambda: os.truncate(b.mnt / "by-path", size))
-    fd = os.open(b.mnt / "by-descriptor", os.O_RDWR | os.O_CLOEXEC)
+    yield b.result(f"truncate to {size}", lambda: b.union.truncate("by-path", size))
+    fd = b.union.open("by-descriptor", os.O_RDWR | os.O_CLOEXEC)
     try:
         yield b.result(f"ftruncate to {size}", lambda: os.ftruncate(fd, size))
     finally:
@@ -104,7 +105,7 @@ def only_n_bytes(b: Bench) -> Observations:
     b.mount()
     yield b.result(
         "truncate of 2 MiB to 4096 bytes with 1 MiB free on the top",
-        lambda: os.truncate(b.mnt / "large", 4096),
+        lambda: b.union.truncate("large", 4096),
     )
     yield b.reads("large", b"x" * 4096)
     yield b.copied_up("large", b"x" * 4096)
@@ -121,7 +122,7 @@ def whole_content(b: Bench) -> Observations:
         file.write(b"tail" * 11)
         file.truncate(len(data))
     b.mount()
-    os.close(os.open(b.mnt / "image", os.O_RDWR))
+    os.close(b.union.open("image", os.O_RDWR))
     yield b.reads("image", data)
     yield b.copied_up("image", data)
 
@@ -131,9 +132,9 @@ def same_properties(b: Bench) -> Observations:
     path = b.file("file", b"content\n", mode=0o2750, owner=(12, 34))
     b.user_xattr(path, "user.note", b"kept")
     b.mount()
-    os.close(os.open(b.mnt / "file", os.O_RDWR))
-    for where, layer in (("in the union", b.mnt), ("on the top", b.top)):
-        status = (layer / "file").lstat()
+    os.close(b.union.open("file", os.O_RDWR))
+    for where, layer in (("in the union", b.union), ("on the top", MountedCalls(str(b.top)))):
+        status = layer.lstat("file")
         yield b.same(
             "attributes",
             f"mode, owner and mtime {where}",
@@ -141,7 +142,7 @@ def same_properties(b: Bench) -> Observations:
             f"{status.st_mode:o} {status.st_uid} {status.st_gid} {status.st_mtime_ns}",
         )
         try:
-            note = os.getxattr(layer / "file", "user.note").decode()
+            note = layer.getxattr("file", "user.note").decode()
         except OSError as error:
             note = str(error.strerror)
         yield b.same("attributes", f"xattr user.note {where}", "kept", note)
@@ -154,7 +155,7 @@ def parents(b: Bench) -> Observations:
     os.chown(b.bottom / "one/two", 12, 34)
     os.chmod(b.bottom / "one/two", 0o1771)
     b.mount()
-    (b.mnt / "one/two/three/file").write_bytes(b"changed\n")
+    b.write("one/two/three/file", b"changed\n")
     for name in ("one", "one/two", "one/two/three"):
         yield b.on_top(name, "directory")
     status = (b.top / "one/two").lstat()

@@ -17,10 +17,10 @@ def _copied_up_behind(b: Bench) -> int:
     """A read-only descriptor that was opened before somebody else rewrote the file."""
     b.file("file", _OLD, mode=0o644)
     b.mount()
-    fd = os.open(b.mnt / "file", os.O_RDONLY | os.O_CLOEXEC)
-    with (b.mnt / "file").open("r+b") as file:
+    fd = b.union.open("file", os.O_RDONLY | os.O_CLOEXEC)
+    with b.open("file", "r+b") as file:
         file.write(_NEW)
-    os.chmod(b.mnt / "file", 0o600)
+    b.union.chmod("file", 0o600)
     return fd
 
 
@@ -54,9 +54,9 @@ def new_open(b: Bench) -> Observations:
     try:
         yield b.reads("file", _NEW)
         yield b.copied_up("file", _NEW)
-        fd = os.open(b.mnt / "file", os.O_RDONLY | os.O_CLOEXEC)
+        fd = b.union.open("file", os.O_RDONLY | os.O_CLOEXEC)
         try:
-            with (b.mnt / "file").open("ab") as file:
+            with b.open("file", "ab") as file:
                 file.write(b"more\n")
             observed = os.pread(fd, 100, 0)
             yield b.same("descriptor", "one opened since", shown(_NEW + b"more\n"), shown(observed))
@@ -70,11 +70,11 @@ def new_open(b: Bench) -> Observations:
 def mapping(b: Bench) -> Observations:
     b.file("file", _OLD)
     b.mount()
-    fd = os.open(b.mnt / "file", os.O_RDONLY | os.O_CLOEXEC)
+    fd = b.union.open("file", os.O_RDONLY | os.O_CLOEXEC)
     mapped = mmap.mmap(fd, len(_OLD), flags=mmap.MAP_SHARED, prot=mmap.PROT_READ)
     os.close(fd)
     try:
-        with (b.mnt / "file").open("r+b") as file:
+        with b.open("file", "r+b") as file:
             file.write(_NEW)
         yield b.same("descriptor", "reading the mapping", shown(_OLD), shown(bytes(mapped)))
     finally:

@@ -61,7 +61,7 @@ def copyup(b: Bench) -> Observations:
 
 
 def _append(b: Bench) -> None:
-    with (b.mnt / "dir/kept").open("ab") as file:
+    with b.open("dir/kept", "ab") as file:
         file.write(b"and more\n")
 
 
@@ -71,7 +71,7 @@ def unlink(b: Bench) -> Observations:
     accepted = b.mounts()
     yield accepted
     if accepted.ok:
-        yield b.result("unlink dir/kept", (b.mnt / "dir/kept").unlink)
+        yield b.result("unlink dir/kept", partial(b.union.unlink, "dir/kept"))
         yield b.absent("dir/kept")
         again = b.mounts(b.remount)
         yield again
@@ -88,21 +88,23 @@ def fallthrus_unseen(b: Bench) -> Observations:
     yield accepted
     if not accepted.ok:
         return
-    looked_up = b.result("stat dir/kept", (b.mnt / "dir/kept").stat)
+    looked_up = b.result("stat dir/kept", partial(b.union.stat, "dir/kept"))
     yield looked_up
     if not looked_up.ok:
         return
-    with os.scandir(b.mnt / "dir") as entries:
-        kinds = {entry.name: "directory" if entry.is_dir() else "file" for entry in entries}
+    kinds = {
+        os.fsdecode(entry.name): "directory" if stat.S_ISDIR(entry.type) else "file"
+        for entry in b.union.readdir("dir")
+    }
     yield b.same("view", "types in the listing of dir", "kept file, sub directory", _pairs(kinds))
-    status = (b.mnt / "dir/kept").stat()
+    status = b.union.stat("dir/kept")
     yield b.same(
         "attributes",
         "kept as stat sees it",
         f"{stat.S_IFREG | 0o640:o} 12 34 size 13",
         f"{status.st_mode:o} {status.st_uid} {status.st_gid} size {status.st_size}",
     )
-    names = os.listxattr(b.mnt / "dir/kept") + os.listxattr(b.mnt / "dir/sub")
+    names = b.union.listxattr("dir/kept") + b.union.listxattr("dir/sub")
     yield b.same("view", "marks among the xattrs", "none", _marks(names))
 
 
@@ -119,19 +121,19 @@ def marks_unseen(b: Bench) -> Observations:
     b.file("olddir/inside")
     b.file("changed")
     b.mount()
-    (b.mnt / "olddir/inside").unlink()
-    (b.mnt / "olddir").rmdir()
-    (b.mnt / "olddir").mkdir()
-    (b.mnt / "changed").write_bytes(b"changed\n")
+    b.union.unlink("olddir/inside")
+    b.union.rmdir("olddir")
+    b.union.mkdir("olddir")
+    b.write("changed", b"changed\n")
     yield b.on_top("olddir", "opaque directory")
     yield b.lists("", ("changed", "olddir"))
     for name in ("olddir", "changed"):
         yield b.same(
-            "view", f"marks among the xattrs of {name}", "none", _marks(os.listxattr(b.mnt / name))
+            "view", f"marks among the xattrs of {name}", "none", _marks(b.union.listxattr(name))
         )
         yield b.result(
             f"getxattr trusted.overlay.opaque of {name}",
-            partial(os.getxattr, b.mnt / name, "trusted.overlay.opaque"),
+            partial(b.union.getxattr, name, "trusted.overlay.opaque"),
             "ENODATA",
         )
 
@@ -152,7 +154,7 @@ def only_missing(b: Bench) -> Observations:
     b.file("shareddir/gone")
     b.file("shareddir/both", b"the top's\n", on=b.top)
     b.mount()
-    (b.mnt / "shareddir/gone").unlink()
+    b.union.unlink("shareddir/gone")
     yield b.lists("shareddir", ("below", "both"))
     yield b.copied_up("shareddir/both", b"the top's\n")
     yield b.on_top("shareddir/gone", "whiteout")
@@ -168,8 +170,8 @@ def same_listing(b: Bench) -> Observations:
         b.file(f"shareddir/{name}", on=b.top)
     b.mount()
     yield b.lists("shareddir", names)
-    first = os.listdir(b.mnt / "shareddir")
-    second = os.listdir(b.mnt / "shareddir")
+    first = b.names("shareddir")
+    second = b.names("shareddir")
     yield b.same(
         "view", "order of a second listing", "as before", "as before" if first == second else "new"
     )

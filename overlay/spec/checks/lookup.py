@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from functools import partial
 
 from overlay.spec.bench import Bench
 from overlay.spec.checks import Observations, check
@@ -31,7 +32,7 @@ def top_covers(b: Bench) -> Observations:
     b.mount()
     yield b.reads("same", b"the top's\n")
     yield b.lists("", ("same",))
-    mode = (b.mnt / "same").stat().st_mode
+    mode = b.union.stat("same").st_mode
     yield b.same("attributes", "mode of same", "0o100644", oct(mode))
 
 
@@ -41,7 +42,7 @@ def file_covers_directory(b: Bench) -> Observations:
     b.file("name", b"a file\n", on=b.top)
     b.mount()
     yield b.reads("name", b"a file\n")
-    yield b.result("lookup below it", (b.mnt / "name/inside").stat, "ENOTDIR")
+    yield b.result("lookup below it", partial(b.union.stat, "name/inside"), "ENOTDIR")
 
 
 @check("lookup.directory-covers-file")
@@ -57,7 +58,7 @@ def directory_covers_file(b: Bench) -> Observations:
 def creates_directory(b: Bench) -> Observations:
     b.file("one/two/file")
     b.mount()
-    yield b.result("stat one/two", (b.mnt / "one/two").stat)
+    yield b.result("stat one/two", partial(b.union.stat, "one/two"))
     yield b.on_top("one", "directory")
     yield b.on_top("one/two", "directory")
 
@@ -69,9 +70,12 @@ def inode_numbers(b: Bench) -> Observations:
     b.file("merged/copied")
     b.file("merged/above", on=b.top)
     b.mount()
-    os.chmod(b.mnt / "merged/copied", 0o600)
-    with os.scandir(b.mnt / "merged") as entries:
-        wrong = [e.name for e in entries if e.inode() != os.lstat(e.path).st_ino]
+    b.union.chmod("merged/copied", 0o600)
+    wrong = [
+        os.fsdecode(entry.name)
+        for entry in b.union.readdir("merged")
+        if entry.ino != b.union.lstat(os.path.join(b"merged", entry.name)).st_ino
+    ]
     yield b.same(
         "view", "entries whose d_ino is not st_ino", "none", " ".join(sorted(wrong)) or "none"
     )

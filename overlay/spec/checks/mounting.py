@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 
 from overlay.spec.bench import Bench
+from overlay.spec.calls import read
 from overlay.spec.checks import Observations, check
 from overlay.spec.observe import attempt
 
@@ -28,9 +29,9 @@ def bottom_shared(b: Bench) -> Observations:
     for directory in (others, top, work):
         directory.mkdir()
     yield b.mounts(lambda: b.mount_union(others, bottom=b.bottom, top=top, work=work))
-    (b.mnt / "file").write_bytes(b"changed here\n")
+    b.write("file", b"changed here\n")
     yield b.reads("file", b"changed here\n")
-    observed = (others / "file").read_bytes().decode()
+    observed = read(b.target.calls(str(others)), "file").decode()
     yield b.same("view", "the file in the other union", "bottom\n", observed)
     yield b.same("view", "the file on the bottom itself", "bottom\n", _text(b))
 
@@ -88,17 +89,17 @@ def bottom_never_written(b: Bench) -> Observations:
         b.file(name, b"bottom content\n")
     (b.bottom / "symlink").symlink_to("edit")
     b.mount()
-    (b.mnt / "symlink").write_bytes(b"through a symlink\n")
-    (b.mnt / "chmod").chmod(0o600)
-    (b.mnt / "unlink").unlink()
-    os.rename(b.mnt / "rename", b.mnt / "dir/renamed")
-    os.link(b.mnt / "link", b.mnt / "dir/linked")
-    os.truncate(b.mnt / "dir/one", 3)
-    os.chown(b.mnt / "dir/sub", 12, 34)
-    (b.mnt / "dir/sub/new").mkdir()
-    (b.mnt / "old/x").unlink()
-    (b.mnt / "old").rmdir()
-    (b.mnt / "old").write_bytes(b"a file now\n")
+    b.write("symlink", b"through a symlink\n")
+    b.union.chmod("chmod", 0o600)
+    b.union.unlink("unlink")
+    b.union.rename("rename", "dir/renamed")
+    b.union.link("link", "dir/linked")
+    b.union.truncate("dir/one", 3)
+    b.union.chown("dir/sub", 12, 34)
+    b.union.mkdir("dir/sub/new")
+    b.union.unlink("old/x")
+    b.union.rmdir("old")
+    b.write("old", b"a file now\n")
     yield b.reads("edit", b"through a symlink\n")
     yield b.reads("dir/one", b"bot")
     yield b.reads("old", b"a file now\n")
@@ -111,7 +112,7 @@ def no_space(b: Bench) -> Observations:
     b.file("large", b"x" * (2 << 20))
     b.limit_top(1 << 20)
     b.mount()
-    answer = attempt(lambda: os.close(os.open(b.mnt / "large", os.O_WRONLY)))
+    answer = attempt(lambda: os.close(b.union.open("large", os.O_WRONLY)))
     allowed = answer in {"ENOSPC", "EIO"}
     yield b.same(
         "result",
@@ -121,4 +122,4 @@ def no_space(b: Bench) -> Observations:
     )
     yield b.reads("large", b"x" * (2 << 20))
     yield b.on_top("large", "nothing")
-    yield b.result("a small write still fits", lambda: (b.mnt / "small").write_bytes(b"new\n"))
+    yield b.result("a small write still fits", lambda: b.write("small", b"new\n"))

@@ -6,7 +6,6 @@ import os
 import stat
 from collections.abc import Callable
 from functools import partial
-from pathlib import Path
 
 from overlay.spec.bench import Bench, Lacks
 from overlay.spec.checks import Observations, check
@@ -39,25 +38,21 @@ def read_only_flags(b: Bench) -> Observations:
     for name, flag in flags.items():
         yield b.result(
             f"open(O_RDONLY|{name})",
-            partial(_open_and_close, b.mnt / "file", os.O_RDONLY | flag),
+            partial(b.open_and_close, "file", os.O_RDONLY | flag),
         )
     yield b.top_holds()
-
-
-def _open_and_close(path: Path, flags: int) -> None:
-    os.close(os.open(path, flags))
 
 
 @check("nocopyup.stat")
 def looking(b: Bench) -> Observations:
     _tree(b)
     calls: dict[str, Callable[[], object]] = {
-        "stat": (b.mnt / "dir/file").stat,
-        "lstat": (b.mnt / "link").lstat,
-        "access(W_OK)": lambda: os.access(b.mnt / "dir/file", os.W_OK),
-        "readlink": lambda: os.readlink(b.mnt / "link"),
-        "listxattr": lambda: os.listxattr(b.mnt / "dir/file"),
-        "statfs": lambda: os.statvfs(b.mnt / "dir/file"),
+        "stat": partial(b.union.stat, "dir/file"),
+        "lstat": partial(b.union.lstat, "link"),
+        "access(W_OK)": lambda: b.union.access("dir/file", os.W_OK),
+        "readlink": partial(b.union.readlink, "link"),
+        "listxattr": partial(b.union.listxattr, "dir/file"),
+        "statfs": b.union.statvfs,
     }
     for name, call in calls.items():
         yield b.result(name, call)
@@ -77,24 +72,24 @@ def listing(b: Bench) -> Observations:
 def creating(b: Bench) -> Observations:
     _tree(b)
     calls: dict[str, Callable[[], object]] = {
-        "creat": lambda: os.close(os.open(b.mnt / "dir/creat", os.O_CREAT | os.O_EXCL)),
-        "mkdir": (b.mnt / "dir/mkdir").mkdir,
-        "mkfifo": lambda: os.mkfifo(b.mnt / "dir/mkfifo"),
-        "mknod": lambda: os.mknod(b.mnt / "dir/mknod", stat.S_IFCHR | 0o600, os.makedev(1, 3)),
+        "creat": lambda: os.close(b.union.open("dir/creat", os.O_CREAT | os.O_EXCL)),
+        "mkdir": partial(b.union.mkdir, "dir/mkdir"),
+        "mkfifo": lambda: b.union.mknod("dir/mkfifo", stat.S_IFIFO | 0o644),
+        "mknod": lambda: b.union.mknod("dir/mknod", stat.S_IFCHR | 0o600, os.makedev(1, 3)),
     }
     for name, call in calls.items():
         yield b.result(name, call)
-    yield b.lists("dir", ("file", "sub", "empty", *calls))
     for name, kind in (("creat", "file"), ("mkfifo", "fifo"), ("mknod", "character device")):
         yield b.on_top(f"dir/{name}", kind)
     for neighbour in ("file", "dir/file", "dir/sub", "dir/empty"):
         yield b.on_top(neighbour, "nothing")
+    yield b.lists("dir", ("file", "sub", "empty", *calls))
 
 
 @check("nocopyup.symlink")
 def symlinking(b: Bench) -> Observations:
     _tree(b)
-    yield b.result("symlink", lambda: os.symlink("file", b.mnt / "dir/symlink"))
+    yield b.result("symlink", lambda: b.union.symlink("file", "dir/symlink"))
     yield b.top_holds("dir/symlink")
 
 
@@ -105,8 +100,10 @@ def removing(b: Bench) -> Observations:
     b.directory("dir/empty")
     b.limit_top(1 << 20)
     b.mount()
-    yield b.result("unlink of 2 MiB with 1 MiB free on the top", (b.mnt / "dir/large").unlink)
-    yield b.result("rmdir", (b.mnt / "dir/empty").rmdir)
+    yield b.result(
+        "unlink of 2 MiB with 1 MiB free on the top", partial(b.union.unlink, "dir/large")
+    )
+    yield b.result("rmdir", partial(b.union.rmdir, "dir/empty"))
     yield b.on_top("dir/large", "whiteout")
     yield b.on_top("dir/empty", "whiteout")
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from functools import partial
 
 from overlay.spec.bench import Bench
 from overlay.spec.checks import Observations, check
@@ -19,7 +20,7 @@ def stops_lookup(b: Bench) -> Observations:
     b.mount()
     yield b.absent("gone")
     yield b.absent("gone-dir")
-    yield b.result("stat gone-dir/inside", (b.mnt / "gone-dir/inside").stat, "ENOENT")
+    yield b.result("stat gone-dir/inside", partial(b.union.stat, "gone-dir/inside"), "ENOENT")
     yield b.lists("", ("stays",))
 
 
@@ -27,8 +28,8 @@ def stops_lookup(b: Bench) -> Observations:
 def after_copyup(b: Bench) -> Observations:
     b.file("oldfile")
     b.mount()
-    (b.mnt / "oldfile").write_bytes(b"changed\n")
-    yield b.result("unlink oldfile", (b.mnt / "oldfile").unlink)
+    b.write("oldfile", b"changed\n")
+    yield b.result("unlink oldfile", partial(b.union.unlink, "oldfile"))
     yield b.absent("oldfile")
     yield b.on_top("oldfile", "whiteout")
 
@@ -37,11 +38,11 @@ def after_copyup(b: Bench) -> Observations:
 def none_for_top_only(b: Bench) -> Observations:
     b.file("dir/other")
     b.mount()
-    (b.mnt / "dir/newfile").write_bytes(b"new\n")
-    (b.mnt / "dir/newdir").mkdir()
+    b.write("dir/newfile", b"new\n")
+    b.union.mkdir("dir/newdir")
     yield b.copied_up("dir/newfile", b"new\n")
-    yield b.result("unlink dir/newfile", (b.mnt / "dir/newfile").unlink)
-    yield b.result("rmdir dir/newdir", (b.mnt / "dir/newdir").rmdir)
+    yield b.result("unlink dir/newfile", partial(b.union.unlink, "dir/newfile"))
+    yield b.result("rmdir dir/newdir", partial(b.union.rmdir, "dir/newdir"))
     for name in ("dir/newfile", "dir/newdir"):
         yield b.absent(name)
         yield b.on_top(name, "nothing")
@@ -53,10 +54,10 @@ def rmdir_emptied(b: Bench) -> Observations:
     b.file("olddir/sub/two")
     b.mount()
     for name in ("olddir/one", "olddir/sub/two"):
-        (b.mnt / name).unlink()
-    (b.mnt / "olddir/sub").rmdir()
+        b.union.unlink(name)
+    b.union.rmdir("olddir/sub")
     yield b.lists("olddir", ())
-    yield b.result("rmdir olddir", (b.mnt / "olddir").rmdir)
+    yield b.result("rmdir olddir", partial(b.union.rmdir, "olddir"))
     yield b.absent("olddir")
     yield b.on_top("olddir", "whiteout")
 
@@ -65,7 +66,7 @@ def rmdir_emptied(b: Bench) -> Observations:
 def rmdir_refused(b: Bench) -> Observations:
     b.file("olddir/inside", b"inside\n")
     b.mount()
-    yield b.result("rmdir olddir", (b.mnt / "olddir").rmdir, "ENOTEMPTY")
+    yield b.result("rmdir olddir", partial(b.union.rmdir, "olddir"), "ENOTEMPTY")
     yield b.reads("olddir/inside", b"inside\n")
     yield b.top_holds()
 
@@ -76,26 +77,28 @@ def persists(b: Bench) -> Observations:
     b.file("dir/oldfile")
     b.directory("dir/olddir")
     b.mount()
-    (b.mnt / "oldfile").unlink()
-    (b.mnt / "dir/oldfile").unlink()
-    (b.mnt / "dir/olddir").rmdir()
+    b.union.unlink("oldfile")
+    b.union.unlink("dir/oldfile")
+    b.union.rmdir("dir/olddir")
     again = b.mounts(b.remount)
     yield again
     if again.ok:
-        for name in ("oldfile", "dir/oldfile", "dir/olddir"):
-            yield b.absent(name)
+        removed = ("oldfile", "dir/oldfile", "dir/olddir")
+        for name in removed:
             yield b.on_top(name, "whiteout")
+        for name in removed:
+            yield b.absent(name)
 
 
 @check("whiteout.creat-replaces")
 def creat_replaces(b: Bench) -> Observations:
     b.file("oldfile", b"the bottom's content\n", mode=0o600, owner=(12, 34))
     b.mount()
-    (b.mnt / "oldfile").unlink()
-    yield b.result("creat oldfile", lambda: (b.mnt / "oldfile").write_bytes(b"new\n"))
+    b.union.unlink("oldfile")
+    yield b.result("creat oldfile", lambda: b.write("oldfile", b"new\n"))
     yield b.reads("oldfile", b"new\n")
     yield b.copied_up("oldfile", b"new\n")
-    status = (b.mnt / "oldfile").stat()
+    status = b.union.stat("oldfile")
     yield b.same(
         "attributes",
         "mode and owner of oldfile",
@@ -108,8 +111,8 @@ def creat_replaces(b: Bench) -> Observations:
 def mkdir_over_file(b: Bench) -> Observations:
     b.file("name", b"a file\n")
     b.mount()
-    (b.mnt / "name").unlink()
-    yield b.result("mkdir name", (b.mnt / "name").mkdir)
+    b.union.unlink("name")
+    yield b.result("mkdir name", partial(b.union.mkdir, "name"))
     yield b.lists("name", ())
     yield b.on_top("name", "opaque directory")
 
@@ -134,16 +137,16 @@ def hides_bottom(b: Bench) -> Observations:
 def opaque_persists(b: Bench) -> Observations:
     b.file("olddir/sub/inside")
     b.mount()
-    (b.mnt / "olddir/sub/inside").unlink()
-    (b.mnt / "olddir/sub").rmdir()
-    (b.mnt / "olddir").rmdir()
-    (b.mnt / "olddir").mkdir()
+    b.union.unlink("olddir/sub/inside")
+    b.union.rmdir("olddir/sub")
+    b.union.rmdir("olddir")
+    b.union.mkdir("olddir")
     again = b.mounts(b.remount)
     yield again
     if again.ok:
         yield b.lists("olddir", ())
         # A new directory of a hidden one's name must not bring the hidden one back.
-        yield b.result("mkdir olddir/sub", (b.mnt / "olddir/sub").mkdir)
+        yield b.result("mkdir olddir/sub", partial(b.union.mkdir, "olddir/sub"))
         yield b.lists("olddir/sub", ())
 
 
@@ -153,10 +156,10 @@ def whiteouts_unseen(b: Bench) -> Observations:
     b.file("dir/stays")
     b.directory("dir/gone-dir")
     b.mount()
-    (b.mnt / "dir/gone").unlink()
-    (b.mnt / "dir/gone-dir").rmdir()
+    b.union.unlink("dir/gone")
+    b.union.rmdir("dir/gone-dir")
     for name in ("dir/gone", "dir/gone-dir"):
         yield b.on_top(name, "whiteout")
     yield b.lists("dir", ("stays",))
-    yield b.result("open dir/gone", lambda: os.open(b.mnt / "dir/gone", os.O_PATH), "ENOENT")
-    yield b.result("unlink dir/gone once more", (b.mnt / "dir/gone").unlink, "ENOENT")
+    yield b.result("open dir/gone", lambda: b.union.open("dir/gone", os.O_PATH), "ENOENT")
+    yield b.result("unlink dir/gone once more", partial(b.union.unlink, "dir/gone"), "ENOENT")
