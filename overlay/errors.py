@@ -72,7 +72,12 @@ class Refused(FallthruError):
 
 
 class TopInUse(Refused):
-    """The top already serves another overlay (document L437–L438: mounted exactly once)."""
+    """The top already serves another overlay (document L437–L438: mounted exactly once).
+
+    ``work`` is the work directory of that overlay, None where it cannot be seen.
+    """
+
+    work: str | None = None
 
 
 class MountPointBusy(Refused):

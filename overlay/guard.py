@@ -1,4 +1,4 @@
-"""How read-only a bottom really is (document L252–L274).
+"""How read-only a bottom really is (document L256–L274).
 
 "Simply checking that the bottom layer is read-only at the time the overlay is
 mounted is pointless", since a mount can be made read-write again.  This module tells
@@ -64,7 +64,7 @@ class BottomState:
 
     @property
     def really_read_only(self) -> bool:
-        """The document's guarantee: read-only for as long as it is a bottom (L261)."""
+        """The document's guarantee: read-only for as long as it is a bottom (L263)."""
         return self.hold.kept
 
 

@@ -1,7 +1,7 @@
 """The overlays that rely on a bottom being read-only, and the kernel made to keep it so.
 
 The document counts the read-only users of a file system in its superblock, which "can only
-be mounted read-write if its read-only users count is zero" (L261–L266).  Here the count is
+be mounted read-write if its read-only users count is zero" (L263–L268).  Here the count is
 taken from the kernel's own list of mounts whenever it is needed, so no crash can make it
 wrong.  What gives it force is the block device: while there are users it is set read-only
 (BLKROSET), and the kernel then refuses every read-write mount and remount of it.

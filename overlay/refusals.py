@@ -48,7 +48,7 @@ def of_layers(error: OSError, layers: OpenLayers, asked: frozenset[str]) -> Fall
     number = error.errno or 0
     top = printable(layers.top.path)
     if number == errno.EBUSY:
-        return _top_in_use(layers)
+        return _in_use(layers)
     if number == errno.ESTALE:
         return Refused(
             f"the top {top} was made for other bottoms than these",
@@ -71,6 +71,14 @@ def of_layers(error: OSError, layers: OpenLayers, asked: frozenset[str]) -> Fall
             hint="delete the top and its work directory; what must be kept needs another profile",
             errno=number,
         )
+    if number == errno.EINVAL and layers.index is not None:
+        # Since 6.5 "ovl: introduce data-only lower layers"; before 6.16 "ovl: relax
+        # redirect/metacopy requirements for lower -> data redirect" with metacopy only.
+        return EnvironmentLacks(
+            f"this kernel's overlayfs does not take data-only bottoms with these options: {said}",
+            hint="try --profile fallthru, or mount without --index",
+            errno=number,
+        )
     if number == errno.EPERM:
         return NoPrivilege(f"the kernel refused the overlay: {said}", errno=number)
     return OperationFailed(
@@ -80,24 +88,39 @@ def of_layers(error: OSError, layers: OpenLayers, asked: frozenset[str]) -> Fall
     )
 
 
-def _top_in_use(layers: OpenLayers) -> TopInUse:
-    top = printable(layers.top.path)
+def _in_use(layers: OpenLayers) -> FallthruError:
+    """Which layer is in use, and by whom: overlayfs locks tops and work directories."""
     for directory in (layers.top, layers.work):
         found = owners.overlay_using(directory.path)
         if found is not None:
-            mount, process = found
-            where = "" if process is None else f" in the mount namespace of {process}"
-            return TopInUse(
+            in_use = TopInUse(
                 f"the {directory.role} {printable(directory.path)} is in use by the overlay at "
-                f"{printable(mount.mount_point)}{where}",
-                hint=f"a top serves one overlay: fallthru umount {printable(mount.mount_point)}",
+                f"{_place(*found)}",
+                hint=f"a top serves one overlay: fallthru umount {printable(found[0].mount_point)}",
+                errno=errno.EBUSY,
+            )
+            in_use.work = found[0].work
+            return in_use
+    for bottom in layers.bottoms:
+        found = None if bottom.image else owners.overlay_using(bottom.path)
+        if found is not None:
+            return Refused(
+                f"the bottom {printable(bottom.path)} is the top of the overlay at "
+                f"{_place(*found)}",
+                hint="a file system is never top and bottom at once; `fallthru freeze` a copy",
                 errno=errno.EBUSY,
             )
     return TopInUse(
-        f"the top {top} is in use by an overlay that cannot be seen from here",
+        f"the top {printable(layers.top.path)} is in use by an overlay that cannot be seen "
+        "from here",
         hint="it may be a detached mount, or one that was lazily unmounted and is still open",
         errno=errno.EBUSY,
     )
+
+
+def _place(mount: mountinfo.OverlayMount, process: owners.Process | None) -> str:
+    where = "" if process is None else f" in the mount namespace of {process}"
+    return f"{printable(mount.mount_point)}{where}"
 
 
 def of_mount_point(mount_point: str, error: OSError) -> FallthruError:
