@@ -1,0 +1,148 @@
+"""Two processes race for one top: one wins, and the other leaves no trace (L437, L482)."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from overlay import errors, kernel, syscalls
+from tests.conftest import Layers
+
+ROUNDS = 200
+
+
+def racer(base: Path, number: int, start: int, answers: int) -> None:
+    """Mount when a byte comes, tell how it went, unmount when the next one comes."""
+    mount_point = base / f"mnt{number}"
+    overlay = kernel.Overlay((str(base / "bottom"),), str(base / "top"))
+    while os.read(start, 1):
+        try:
+            kernel.mount(overlay, str(mount_point))
+            answer = b"won"
+        except errors.TopInUse:
+            answer = b"lost"
+        except BaseException as error:
+            answer = repr(error).encode()
+        os.write(answers, answer)
+        os.read(start, 1)
+        if answer == b"won":
+            kernel.unmount(str(mount_point))
+        os.write(answers, b"done")
+
+
+class Racer:
+    """A child that mounts at ``mnt<number>``, and pipes to and from it."""
+
+    def __init__(self, base: Path, number: int) -> None:
+        start, self.start = os.pipe()
+        self.answers, answers = os.pipe()
+        self.mount_point = base / f"mnt{number}"
+        self.pid = os.fork()
+        if self.pid == 0:
+            os.close(self.start)
+            os.close(self.answers)
+            try:
+                racer(base, number, start, answers)
+            finally:
+                os._exit(0)
+        os.close(start)
+        os.close(answers)
+
+    def go(self) -> None:
+        os.write(self.start, b"!")
+
+    def answer(self) -> str:
+        return os.read(self.answers, 1000).decode()
+
+    def end(self) -> None:
+        os.close(self.start)
+        os.close(self.answers)
+        os.waitpid(self.pid, 0)
+
+
+@contextmanager
+def racers(base: Path, count: int = 2) -> Iterator[list[Racer]]:
+    started: list[Racer] = []
+    try:
+        for number in range(count):
+            (base / f"mnt{number}").mkdir()
+            started.append(Racer(base, number))
+        yield started
+    finally:
+        # A later child holds copies of the earlier pipes' ends: end it first.
+        for each in reversed(started):
+            each.end()
+
+
+def test_exactly_one_of_two_processes_gets_the_top(layers: Layers) -> None:
+    """With a work directory that neither finds: the loser must not remove the winner's."""
+    (layers.bottom / "file").write_text("bottom")
+    before = sorted(os.listdir(layers.base))
+    outcomes = {}
+    with racers(layers.base) as both:
+        for number in range(ROUNDS):
+            shutil.rmtree(layers.top)
+            shutil.rmtree(layers.work)
+            layers.top.mkdir()
+            for each in both:
+                each.go()
+            outcomes[number] = [each.answer() for each in both]
+            assert sorted(outcomes[number]) == ["lost", "won"], f"round {number}"
+            winner = both[outcomes[number].index("won")].mount_point
+            # A copyup goes through the work directory, so it must be there and whole.
+            (winner / "file").write_text(str(number))
+            assert (layers.top / "file").read_text() == str(number)
+            loser = both[outcomes[number].index("lost")].mount_point
+            assert not os.path.ismount(loser)
+            assert os.listdir(loser) == []
+            for each in both:
+                each.go()
+                assert each.answer() == "done"
+            assert sorted(os.listdir(layers.work)) == ["index", "work"]
+            assert os.listdir(layers.work / "work") == []
+    for mount_point in ("mnt0", "mnt1"):
+        (layers.base / mount_point).rmdir()
+    assert sorted(os.listdir(layers.base)) == before
+    # Not only the first in line wins: it was a race.
+    assert {outcome.index("won") for outcome in outcomes.values()} == {0, 1}
+
+
+def test_a_loser_takes_its_own_work_directory_back(layers: Layers) -> None:
+    bottoms = (str(layers.bottom),)
+    with kernel.mounted(kernel.Overlay(bottoms, str(layers.top)), str(layers.mnt)):
+        mine = layers.base / "mine"
+        with pytest.raises(errors.TopInUse) as raised:
+            kernel.open_overlay(kernel.Overlay(bottoms, str(layers.top), str(mine)))
+        assert raised.value.work == str(layers.work)
+        assert not mine.exists()
+        (layers.mnt / "file").write_text("the winner still writes")
+
+
+def test_a_bottom_that_is_a_top_is_named_by_the_kernels_answer(layers: Layers) -> None:
+    """L435; the kernel itself refuses where it has an index, and says nothing useful."""
+    with kernel.mounted(kernel.Overlay((str(layers.bottom),), str(layers.top)), str(layers.mnt)):
+        other = layers.base / "other"
+        other.mkdir()
+        with pytest.raises(errors.Refused, match="is the top of the overlay at") as raised:
+            kernel.open_overlay(kernel.Overlay((str(layers.top),), str(other)))
+        assert str(layers.mnt) in raised.value.message
+        assert not Path(f"{other}.work").exists()
+
+
+def test_a_detached_winner_cannot_be_seen_but_still_wins(layers: Layers) -> None:
+    overlay = kernel.Overlay((str(layers.bottom),), str(layers.top))
+    tree = kernel.open_overlay(overlay)
+    try:
+        with pytest.raises(errors.TopInUse, match="cannot be seen from here"):
+            kernel.open_overlay(overlay)
+        fd = os.open("new", os.O_CREAT | os.O_WRONLY, dir_fd=tree)
+        os.close(fd)
+    finally:
+        os.close(tree)
+    assert (layers.top / "new").exists()
+    assert syscalls.statfs_type(layers.top) != kernel.OVERLAYFS_MAGIC
