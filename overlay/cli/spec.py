@@ -90,6 +90,13 @@ _DIRECTORY = click.Path(exists=True, file_okay=False, path_type=str)
 )
 @click.option("--clause", "patterns", multiple=True, metavar="PATTERN", help="Only these ids.")
 @click.option("--shuffle", type=int, metavar="SEED", help="Run in a random order.")
+@click.option(
+    "--kernel",
+    default="host",
+    metavar="K",
+    help="Judge on another kernel: uml, debian-6.1, debian-6.12, debian-7 (built by "
+    "scripts/vm; default: host, the running one).",
+)
 @click.option("--bottom-dir", type=_DIRECTORY, help="Make the bottoms below this directory.")
 @click.option("--top-dir", type=_DIRECTORY, help="Make the tops below this directory.")
 @json_option
@@ -100,6 +107,7 @@ def run(
     commands: tuple[str, ...],
     patterns: tuple[str, ...],
     shuffle: int | None,
+    kernel: str,
     bottom_dir: str | None,
     top_dir: str | None,
     as_json: bool,
@@ -115,6 +123,7 @@ def run(
     Examples:
       fallthru spec run
       fallthru spec run --target overlayfs:metacopy=on --clause 'copyup.*' --explain
+      fallthru spec run --kernel uml
       fallthru spec run --junit spec.xml --mount-command \\
           'fuse-overlayfs -o lowerdir={bottom},upperdir={top},workdir={work} {mnt}'
     """
@@ -122,13 +131,25 @@ def run(
 
     clauses = catalogue.select(catalogue.load(), patterns)
     chosen = _targets(targets, commands)
-    results = runner.run(
-        clauses,
-        chosen,
-        shuffle=shuffle,
-        bottom_dir=None if bottom_dir is None else Path(bottom_dir),
-        top_dir=None if top_dir is None else Path(top_dir),
-    )
+    if kernel == "host":
+        results = runner.run(
+            clauses,
+            chosen,
+            shuffle=shuffle,
+            bottom_dir=None if bottom_dir is None else Path(bottom_dir),
+            top_dir=None if top_dir is None else Path(top_dir),
+        )
+    else:
+        from overlay.spec import kernels
+
+        if bottom_dir or top_dir:
+            raise UsageError(
+                "a guest sees this machine's directories read-only",
+                hint="--bottom-dir and --top-dir are for the running kernel",
+            )
+        names = tuple(t.name for t in chosen if not t.name.startswith("command:"))
+        request = kernels.Request(tuple(c.id for c in clauses), names, commands, shuffle)
+        results = kernels.run(kernel, request)
     if junit is not None:
         _write(junit, report.as_junit(results, clauses))
     if as_json:

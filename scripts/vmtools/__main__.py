@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import signal
 import sys
 from collections.abc import Sequence
 
@@ -28,6 +29,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     running.add_argument("kernel", metavar="KERNEL")
     running.add_argument("command", nargs="+", metavar="CMD", help="after --")
     chosen = parser.parse_args(arguments)
+    # As an exception, so that the machine is ended and its files are removed.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     try:
         if chosen.verb == "list":
             return _list()

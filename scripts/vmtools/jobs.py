@@ -76,10 +76,10 @@ def _script(command: Sequence[str]) -> str:
 def _machine(
     words: Sequence[str | os.PathLike[str]], job: Path
 ) -> Iterator[subprocess.Popen[bytes]]:
-    """The running machine, in a session of its own that is killed at the end."""
+    """The running machine, in a session of its own that is killed at the end, or with us."""
     with (job / "console").open("wb") as console:
         machine = subprocess.Popen(
-            words,
+            ("setpriv", "--pdeathsig", "KILL", "--", *words),
             stdin=subprocess.DEVNULL,
             stdout=console,
             stderr=console,

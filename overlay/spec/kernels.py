@@ -1,0 +1,102 @@
+"""The same clauses on another kernel: judged in a guest, the results handed back.
+
+The guests are built and run by ``scripts/vm`` of a checkout (docs/other-kernels.md).  In
+the guest this module is the command: it judges what the request on its command line asks
+for and prints each result as a line of JSON, whole, with the reasons that the contract of
+``--json`` leaves out.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any, Final
+
+from overlay.errors import EnvironmentLacks, FallthruError, OperationFailed, UsageError
+from overlay.spec import catalogue, runner
+from overlay.spec.catalogue import Clause
+from overlay.spec.command import CommandTarget
+from overlay.spec.runner import Result
+from overlay.spec.targets import Target, parse_target
+
+__all__ = ["HOST", "KERNELS", "Request", "run"]
+
+HOST: Final = "host"
+#: The kernels that scripts/vm knows, besides the running one.
+KERNELS: Final = (HOST, "uml", "debian-6.1", "debian-6.12", "debian-7")
+
+_VM = Path(__file__).resolve().parents[2] / "scripts" / "vm"
+_PATIENCE = 600  # seconds for a whole run; a clause that hangs is ended long before
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """What to judge: clause ids, target names, mount commands; ``shuffle`` as in runner.run."""
+
+    clauses: tuple[str, ...]
+    targets: tuple[str, ...]
+    commands: tuple[str, ...] = ()
+    shuffle: int | None = None
+
+
+def run(kernel: str, request: Request) -> list[Result]:
+    """Judge what ``request`` says in the guest called ``kernel``; results as runner.run gives.
+
+    UsageError for an unknown kernel, EnvironmentLacks when its guest is not built or this
+    is no checkout, OperationFailed when the guest dies.
+    """
+    if not _VM.is_file():
+        raise EnvironmentLacks(
+            "other kernels are run by scripts/vm, which comes with the sources only",
+            hint="run fallthru from a checkout: scripts/setup",
+        )
+    inside = ("python", "-m", __name__, json.dumps(asdict(request)))
+    done = subprocess.run(
+        (_VM, "run", "--timeout", str(_PATIENCE), kernel, "--", *inside),
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        errors="replace",
+        check=False,
+    )
+    if done.returncode != 0:
+        raise _why(kernel, done.returncode, done.stderr)
+    return [_labelled(_parse(line), kernel) for line in done.stdout.splitlines()]
+
+
+def _labelled(result: Result, kernel: str) -> Result:
+    """User-mode Linux is an architecture of its own, which its release does not show."""
+    return replace(result, kernel=f"{result.kernel} (uml)") if kernel == "uml" else result
+
+
+def _parse(line: str) -> Result:
+    fields: dict[str, Any] = json.loads(line)
+    return Result(**(fields | {"lines": tuple(fields["lines"])}))
+
+
+def _why(kernel: str, status: int, said: str) -> FallthruError:
+    lines = [line.removeprefix("vm: ") for line in said.strip().splitlines()]
+    message = "\n".join(lines[-20:]) or f"it ended with status {status}"
+    if status == UsageError.exit_code:
+        return UsageError(message)
+    if status == EnvironmentLacks.exit_code:
+        return EnvironmentLacks(message, hint=f"scripts/vm setup {kernel}")
+    return OperationFailed(f"the clauses could not be judged on {kernel}: {message}")
+
+
+def _main(arguments: Sequence[str]) -> None:
+    """In the guest: judge, and print the results, a line each."""
+    fields = json.loads(arguments[0])
+    clauses: tuple[Clause, ...] = catalogue.select(catalogue.load(), fields["clauses"])
+    targets: list[Target] = [parse_target(name) for name in fields["targets"]]
+    targets += [CommandTarget.parse(command) for command in fields["commands"]]
+    for result in runner.run(clauses, targets, shuffle=fields["shuffle"]):
+        print(json.dumps(asdict(result)))
+
+
+if __name__ == "__main__":
+    _main(sys.argv[1:])
