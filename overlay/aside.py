@@ -13,7 +13,7 @@ import fcntl
 import os
 import stat
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Final
 
 from overlay.errors import Refused, TopInUse
@@ -127,6 +127,11 @@ class Aside:
             os.close(fd)
         return moved
 
+    def drop(self, name: bytes) -> None:
+        """:meth:`discard` what is out of sight; if that fails now, the next start does it."""
+        with suppress(OSError):
+            self.discard(name)
+
     @contextmanager
     def making(self) -> Iterator[bytes]:
         """A temporary name to make something as; it is removed if the body fails."""
@@ -134,10 +139,10 @@ class Aside:
         try:
             yield name
         except BaseException:
-            self.discard(name)
+            self.drop(name)
             raise
 
     def put(self, name: bytes, dirfd: int, as_name: bytes, *, replace: bool) -> None:
         """Put something in its place by one rename, and remove what it displaced."""
         if place(self.fd, name, dirfd, as_name, replace=replace):
-            self.discard(name)
+            self.drop(name)

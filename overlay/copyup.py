@@ -53,7 +53,7 @@ def _make_matching(stack: Stack, directory: Directory) -> None:
         assert each.above is not None  # the root is on every layer
         name = each.path.rpartition(b"/")[2]
         with stack.top.directory(each.above.path) as dirfd:
-            if not _there(dirfd, name):
+            if not exists(dirfd, name):
                 with stack.aside.making() as made:
                     os.mkdir(made, 0o700, dir_fd=stack.aside.fd)
                     dress(stack, made, each.node)
@@ -61,7 +61,8 @@ def _make_matching(stack: Stack, directory: Directory) -> None:
                         stack.aside.put(made, dirfd, name, replace=False)
 
 
-def _there(dirfd: int, name: bytes) -> bool:
+def exists(dirfd: int, name: bytes) -> bool:
+    """Whether a directory of the top has an entry, be it a whiteout."""
     try:
         os.stat(name, dir_fd=dirfd, follow_symlinks=False)
     except FileNotFoundError:

@@ -15,11 +15,11 @@ from dataclasses import dataclass
 from typing import Final
 
 from overlay import acl, syscalls
-from overlay.copyup import copy_up, top_directory
+from overlay.copyup import copy_up, exists, top_directory
 from overlay.credentials import EXECUTE, READ, WRITE, Capability, Credentials, failure, protection
 from overlay.inodeflags import APPEND
 from overlay.lookup import Walker
-from overlay.marks import set_opaque
+from overlay.marks import set_opaque, temporary_name
 from overlay.stack import Directory, Stack, Target, read_acl
 
 __all__ = ["Entries", "Maker", "is_empty", "lower_has", "may_create", "may_delete"]
@@ -149,12 +149,13 @@ class Entries:
         with (
             top_directory(stack, target.parent) as dirfd,
             stack.top.parent(source.parent.child(source.name)) as (from_fd, name),
-            stack.aside.making() as made,
         ):
-            os.link(
-                name, made, src_dir_fd=from_fd, dst_dir_fd=stack.aside.fd, follow_symlinks=False
-            )
-            self._put(made, dirfd, target.name, is_dir=False)
+            if not exists(dirfd, target.name):
+                _link(from_fd, name, dirfd, target.name)
+                return
+            with stack.aside.making() as made:
+                _link(from_fd, name, stack.aside.fd, made)
+                stack.aside.put(made, dirfd, target.name, replace=True)
 
     def _protect_hardlinks(self, source: Target) -> None:
         """EPERM for links to what the caller could not write (may_linkat())."""
@@ -212,14 +213,10 @@ class Entries:
     def _put(self, made: bytes, dirfd: int, name: bytes, *, is_dir: bool) -> None:
         """Put something new in its place, which is free or has a whiteout."""
         stack = self._stack
-        try:
-            os.stat(name, dir_fd=dirfd, follow_symlinks=False)
-        except FileNotFoundError:
-            stack.aside.put(made, dirfd, name, replace=False)
-            return
-        if is_dir:
+        replaces = exists(dirfd, name)
+        if replaces and is_dir:
             set_opaque(stack.aside.fd, stack.family, made)
-        stack.aside.put(made, dirfd, name, replace=True)
+        stack.aside.put(made, dirfd, name, replace=replaces)
 
     def birth(self, dirfd: int, mode: int) -> _Birth:
         """Mode, owner and lists of something new (inode_init_owner(), posix_acl_create())."""
@@ -267,6 +264,10 @@ def dress_new(fd: int, birth: _Birth) -> None:
             os.setxattr(path, attribute, value)
 
 
+def _link(from_fd: int, name: bytes, to_fd: int, new_name: bytes) -> None:
+    os.link(name, new_name, src_dir_fd=from_fd, dst_dir_fd=to_fd, follow_symlinks=False)
+
+
 def remove_directory(stack: Stack, dirfd: int, name: bytes) -> None:
     """Remove a directory of the top that shows nothing; whiteouts in it go with it."""
     try:
@@ -274,6 +275,6 @@ def remove_directory(stack: Stack, dirfd: int, name: bytes) -> None:
     except OSError as error:
         if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
             raise
-        with stack.aside.making() as made:
-            syscalls.renameat2(dirfd, name, stack.aside.fd, made)
-            stack.aside.discard(made)
+        away = temporary_name()
+        syscalls.renameat2(dirfd, name, stack.aside.fd, away)
+        stack.aside.drop(away)

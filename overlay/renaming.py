@@ -12,7 +12,7 @@ import os
 from typing import Final
 
 from overlay import syscalls
-from overlay.copyup import copy_up, dress, top_directory
+from overlay.copyup import copy_up, dress, exists, top_directory
 from overlay.credentials import WRITE, Credentials, failure
 from overlay.entries import is_empty, lower_has, may_create, may_delete
 from overlay.lookup import Walker
@@ -154,7 +154,7 @@ def _move(stack: Stack, source: Target, target: Target) -> None:
         top_directory(stack, source.parent) as from_fd,
         top_directory(stack, target.parent) as to_fd,
     ):
-        if source.existing.is_dir and _present(to_fd, target.name):
+        if source.existing.is_dir and exists(to_fd, target.name):
             if target.node is None:
                 # A directory does not replace a whiteout: they change places.
                 syscalls.renameat2(from_fd, source.name, to_fd, target.name, RENAME_EXCHANGE)
@@ -166,14 +166,6 @@ def _move(stack: Stack, source: Target, target: Target) -> None:
             syscalls.renameat2(from_fd, source.name, to_fd, target.name)
         elif not _move_leaving_whiteout(stack, from_fd, source.name, to_fd, target.name):
             _move_in_two_steps(stack, source, from_fd, target.name, to_fd)
-
-
-def _present(dirfd: int, name: bytes) -> bool:
-    try:
-        os.stat(name, dir_fd=dirfd, follow_symlinks=False)
-    except FileNotFoundError:
-        return False
-    return True
 
 
 def _clear(stack: Stack, target: Target, to_fd: int) -> None:

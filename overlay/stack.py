@@ -191,7 +191,7 @@ class Stack:
         aside = self.aside.fd if replace or self.form is Whiteout.XATTR else None
         displaced = write_whiteout(dirfd, name, self.family, form=self.form, work_fd=aside)
         if displaced is not None:
-            self.aside.discard(displaced)
+            self.aside.drop(displaced)
 
     def stored(self, attribute: str) -> str:
         """How a layer calls an attribute of the union."""

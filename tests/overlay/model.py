@@ -47,7 +47,10 @@ _LONG: Final = struct.Struct("l")
 
 
 class _Mount:
-    """The calls on a kernel mount, which is the current directory."""
+    """The calls on a kernel mount, which is the current directory (and open as ``here``)."""
+
+    def __init__(self, here: int) -> None:
+        self.here = here
 
     def open(self, path: str, flags: int, mode: int) -> int:
         return os.open(path, flags, mode)
@@ -69,11 +72,7 @@ class _Mount:
 
     def link(self, old: str, new: str, *, follow: bool) -> None:
         # Without a descriptor os.link() calls link(2), which never follows.
-        here = os.open(".", os.O_PATH)
-        try:
-            os.link(old, new, src_dir_fd=here, dst_dir_fd=here, follow_symlinks=follow)
-        finally:
-            os.close(here)
+        os.link(old, new, src_dir_fd=self.here, dst_dir_fd=self.here, follow_symlinks=follow)
 
     def rename(self, old: str, new: str, flags: int) -> None:
         syscalls.renameat2(syscalls.AT_FDCWD, old, syscalls.AT_FDCWD, new, flags)
@@ -170,7 +169,6 @@ class Session:
         self._umask = os.umask(0o022)
         self._mounted = ExitStack()
         self._mount_kernel(self._other, "document")
-        self.mount = _Mount()
         # A directory copied up as fallthrus is on the top alone, and overlayfs would move it.
         self.moves = not directory_copyup and choose((True, True, False))
         self.union = _Engine(
@@ -190,6 +188,9 @@ class Session:
         bottoms = [self._upper, self._bottom]
         self._mounted.enter_context(overlay(self._mnt, bottoms, top, work, pinned))
         os.chdir(self._mnt)
+        here = os.open(".", os.O_PATH)
+        self._mounted.callback(os.close, here)
+        self.mount = _Mount(here)
 
     def _unmount(self) -> None:
         os.fchdir(self._cwd)
