@@ -57,7 +57,7 @@ class Reliance:
             "since": self.since,
             "top": self.top,
             "bottoms": [evidence.to_json() for evidence in self.bottoms],
-            "taints": [[path, taint.what, taint.seen] for path, taint in self.taints],
+            "taints": [[path, taint.kind, taint.what, taint.seen] for path, taint in self.taints],
         }
 
     @classmethod
@@ -67,7 +67,9 @@ class Reliance:
             since=value["since"],
             top=value["top"],
             bottoms=tuple(Evidence.from_json(each) for each in value["bottoms"]),
-            taints=tuple((path, Taint(what, seen)) for path, what, seen in value["taints"]),
+            taints=tuple(
+                (path, Taint(kind, what, seen)) for path, kind, what, seen in value["taints"]
+            ),
         )
 
 
@@ -183,12 +185,14 @@ def held_devices() -> set[Device]:
 
 def remember_taints(dev: Device, seen: Sequence[tuple[str, Taint]]) -> None:
     """Add to what happened to the bottoms of an overlay; nothing without privilege."""
+    if not seen:
+        return
     with runstate.locked("overlays") as notes:
         known = reliances().get(dev)
         if notes is None or known is None:
             return
-        old = {(path, taint.what) for path, taint in known.taints}
-        new = tuple(each for each in seen if (each[0], each[1].what) not in old)
+        old = {(path, taint.kind) for path, taint in known.taints}
+        new = tuple(each for each in seen if (each[0], each[1].kind) not in old)
         if new:
             taints = known.taints + new
             changed = Reliance(known.dev, known.since, known.top, known.bottoms, taints)

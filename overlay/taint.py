@@ -20,8 +20,12 @@ __all__ = ["Evidence", "Taint"]
 
 @dataclass(frozen=True, slots=True)
 class Taint:
-    """What happened to a bottom, and when that was first seen (seconds since the epoch)."""
+    """What happened to a bottom, and when that was first seen (seconds since the epoch).
 
+    ``kind`` is ``hold``, ``device``, ``image`` or ``file``; each is told once.
+    """
+
+    kind: str
     what: str
     seen: float
 
@@ -72,20 +76,20 @@ class Evidence:
             file=None if file is None else (file[0], file[1], file[2], file[3]),
         )
 
-    def changes(self, now: BottomState) -> Iterator[str]:
-        """In what ``now`` differs so that the bottom changed or could have."""
+    def changes(self, now: BottomState) -> Iterator[tuple[str, str]]:
+        """(kind, what) of all in which ``now`` differs, so that the bottom may have changed."""
         if now.hold.strength < self.hold.strength:
-            yield f"it was held by its {self.hold.value}, and is not any more: {now.reason}"
+            yield "hold", f"it was held by its {self.hold.value}, and is not now: {now.reason}"
         if self.sectors is not None and self.device is not None:
             written = _sectors_written(self.device)
             if written is not None and written > self.sectors:
                 size = human_bytes((written - self.sectors) * 512)
-                yield f"{size} were written to its block device"
+                yield "device", f"{size} were written to its block device"
         if self.file is not None and self.image is not None:
             file = _file(self.image)
             # Another inode: the image was replaced by name, and the overlay has the old one.
             if file is not None and file[:2] == self.file[:2] and file != self.file:
-                yield f"the image {printable(self.image)} was written to"
+                yield "image", f"the image {printable(self.image)} was written to"
 
 
 def _sectors_written(device: tuple[int, int]) -> int | None:

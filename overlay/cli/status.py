@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import datetime
 from typing import TYPE_CHECKING
 
 import click
@@ -10,7 +11,7 @@ from overlay.cli.layers import DIRECTORY, emit_json, json_option
 from overlay.text import printable
 
 if TYPE_CHECKING:
-    from overlay.status import OverlayStatus
+    from overlay.status import BottomStatus, OverlayStatus
 
 
 @click.command(short_help="Show the overlays that are mounted.")
@@ -19,8 +20,8 @@ if TYPE_CHECKING:
 def status(mount_point: str | None, as_json: bool) -> None:
     """Show the overlay at MOUNTPOINT, or all overlays: layers, profile, what holds the bottom.
 
-    The kernel's mountinfo is the only source, so overlays that something else mounted
-    are shown too, without a profile.
+    Overlays that something else mounted are shown too, without a profile.  An overlay is
+    tainted when one of its bottoms changed, or was free to, since it was mounted.
 
     \b
     Examples:
@@ -48,12 +49,16 @@ def _show(overlay: OverlayStatus) -> None:
     mount = overlay.mount
     access = "read-only" if overlay.read_only else "writable"
     name = click.style(printable(mount.mount_point), bold=True)
-    click.echo(f"{name}  {overlay.profile or 'not mounted by fallthru'}, {access}")
+    state = ", tainted" if overlay.tainted else ""
+    click.echo(f"{name}  {overlay.profile or 'not mounted by fallthru'}, {access}{state}")
     click.echo(f"  top     {'none' if mount.top is None else printable(mount.top)}")
-    for path, state in overlay.bottoms:
-        held = "it cannot be reached" if state is None else state.reason
-        click.echo(f"  bottom  {printable(path)}")
-        click.echo(f"          {held}")
+    for bottom in overlay.bottoms:
+        click.echo(f"  bottom  {printable(bottom.name)}")
+        click.echo(f"          {_kept(bottom)}")
+        for taint in bottom.taints:
+            seen = datetime.fromtimestamp(taint.seen).isoformat(" ", "seconds")
+            warning = click.style("tainted", fg="red")
+            click.echo(f"          {warning}: {taint.what} (seen {seen})")
     if mount.work is not None:
         click.echo(f"  work    {printable(mount.work)}")
     shown = [
@@ -62,3 +67,14 @@ def _show(overlay: OverlayStatus) -> None:
         if key not in ("rw", "ro")
     ]
     click.echo(f"  options {','.join([*mount.vfs_options, *shown])}")
+
+
+def _kept(bottom: BottomStatus) -> str:
+    if bottom.state is None:
+        return "it cannot be reached"
+    kept = bottom.state.reason
+    if bottom.held:
+        kept += ", made so by fallthru"
+    if bottom.users > 1:
+        kept += f"; {bottom.users} overlays rely on it"
+    return kept

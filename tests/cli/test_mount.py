@@ -47,10 +47,14 @@ def test_status_as_json(layers: Layers) -> None:
     (bottom,) = told["bottoms"]
     assert bottom == {
         "path": str(layers.bottom),
+        "image": False,
         "fstype": "tmpfs",
         "hold": "none",
+        "held_by_fallthru": False,
         "really_read_only": False,
         "reason": "tmpfs is mounted read-write",
+        "users": 1,
+        "tainted": [],
     }
 
 
