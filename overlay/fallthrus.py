@@ -11,32 +11,29 @@ from __future__ import annotations
 import errno
 import os
 import stat
-import zlib
-from collections.abc import Iterable, Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Final
 
 from overlay import marks, syscalls
-from overlay.layer import VANISHED, open_beneath
-from overlay.markvalues import NO_XATTR, MarkFamily, escape_attribute, visible_xattrs
-from overlay.view import OpenDirectory, Place, View
+from overlay.bottomlist import FAMILY, Source, children, visible
+from overlay.errors import Refused
+from overlay.layer import open_beneath
+from overlay.markvalues import NO_XATTR, escape_attribute, visible_xattrs
+from overlay.text import printable
+from overlay.view import Place, View
 
 __all__ = [
     "BUDGET",
-    "FAMILY",
     "Filled",
     "Filler",
     "Link",
     "Task",
-    "children",
     "dress_directory",
     "set_impure",
-    "visible",
 ]
 
-#: metacopy and redirect are refused in user namespaces, so fallthrus have trusted marks.
-FAMILY: Final = MarkFamily.TRUSTED
 _METACOPY: Final = FAMILY.attribute("metacopy")
 _REDIRECT: Final = FAMILY.attribute("redirect")
 _OPAQUE: Final = FAMILY.attribute("opaque")
@@ -53,8 +50,6 @@ _CANNOT_STORE: Final = frozenset({errno.EOPNOTSUPP, errno.EFBIG, errno.E2BIG, er
 BUDGET: Final = 1500
 #: A directory with more entries is shared out.
 _LARGE: Final = 4000
-
-Source = tuple[bytes, os.stat_result, int]
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,73 +105,6 @@ class Filled:
         self.entries += other.entries
         self.links += other.links
         self.failed += other.failed
-
-
-# ----------------------------------------------------------------- what bottoms show
-
-
-@contextmanager
-def visible(
-    view: View, places: tuple[Place, ...], part: tuple[int, int] | None = None
-) -> Iterator[list[Source]]:
-    """What the bottoms show of a directory: (name, lstat, descriptor of its directory).
-
-    The descriptors live as long as the context.  ``part`` (i, n) lists an n-th of the names.
-    """
-    with ExitStack() as stack:
-        yield list(_scan_all(view, places, part, stack))
-
-
-def _scan_all(
-    view: View, places: tuple[Place, ...], part: tuple[int, int] | None, stack: ExitStack
-) -> Iterator[Source]:
-    seen: set[bytes] = set()
-    for place in places:
-        fd = view.layers[place.layer].open_dir(place.path)
-        stack.callback(os.close, fd)
-        hidden_files = _attribute(fd, _OPAQUE) == b"x"
-        with os.scandir(fd) as found:
-            for entry in found:
-                name = os.fsencode(entry.name)
-                if name in seen or (part and zlib.crc32(name) % part[1] != part[0]):
-                    continue
-                if len(places) > 1:
-                    seen.add(name)
-                try:
-                    st = entry.stat(follow_symlinks=False)
-                except OSError as error:
-                    if error.errno not in VANISHED:
-                        raise
-                    continue
-                if marks.is_whiteout_device(st):
-                    continue
-                if hidden_files and marks.read_marks(fd, name, st, FAMILY).whiteout:
-                    continue
-                yield name, st, fd
-
-
-def _attribute(fd: int, attribute: str) -> bytes | None:
-    try:
-        return os.getxattr(fd, attribute)
-    except OSError as error:
-        if error.errno in NO_XATTR:
-            return None
-        raise
-
-
-def children(
-    view: View, places: tuple[Place, ...], names: Iterable[bytes]
-) -> list[tuple[Place, ...]]:
-    """The bottom places of subdirectories of a directory, in the order of ``names``."""
-    if len(view.layers) == 1:
-        before = places[0].path + b"/" if places[0].path else b""
-        return [(Place(0, before + name),) for name in names]
-    result = []
-    with OpenDirectory(view, places) as directory:
-        for name in names:
-            node = directory.lookup(name)
-            result.append(() if node is None else node.places)
-    return result
 
 
 # -------------------------------------------------------------------------- filling
@@ -251,6 +179,8 @@ class Filler:
 
     def _fill(self, task: Task, target: int, result: Filled) -> bool:
         """Make the entries; whether the directory is complete then."""
+        if not self.opaque:
+            _require_plain(task)
         with visible(self.view, task.places, task.part) as sources:
             if task.part is None and self.share > 1 and len(sources) > _LARGE:
                 result.todo = [replace(task, part=(n, self.share)) for n in range(self.share)]
@@ -324,7 +254,10 @@ class Filler:
                 os.ftruncate(fd, st.st_size)
             os.setxattr(fd, _METACOPY, b"")
             os.setxattr(fd, _REDIRECT, path)
-            if _list_xattrs(source_fd, old, source_fd == self._here):
+            present = _list_xattrs(source_fd, old, source_fd == self._here)
+            if present:
+                if not self.opaque and _METACOPY in present:
+                    raise _not_plain(path)
                 for attribute, value in visible_xattrs(source_fd, old, FAMILY).items():
                     os.setxattr(fd, escape_attribute(attribute, FAMILY), value)
             os.utime(fd, ns=(st.st_atime_ns, st.st_mtime_ns))
@@ -353,6 +286,20 @@ def set_impure(fd: int) -> None:
     in a directory with this mark does its readdir look for them.
     """
     os.setxattr(fd, _IMPURE, b"y")
+
+
+def _require_plain(task: Task) -> None:
+    """Data-only layers are searched by path, so a file must lie where the union shows it."""
+    for place in task.places:
+        if place.path != task.path[1:]:
+            raise _not_plain(task.path)
+
+
+def _not_plain(path: bytes) -> Refused:
+    return Refused(
+        f"a bottom has its {printable(path)} elsewhere (a redirect or a fallthru)",
+        hint="a bottom that was a top can't be shared like this; export or merge it first",
+    )
 
 
 @contextmanager

@@ -16,10 +16,11 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 from overlay import marks
-from overlay.fallthrus import FAMILY, Filled, Filler, Link, dress_directory
+from overlay.bottomlist import FAMILY
+from overlay.fallthrus import Filled, Filler, Link, dress_directory
 from overlay.layer import VANISHED, open_beneath, scan
 
-__all__ = ["ELSEWHERE", "Settled", "settle"]
+__all__ = ["ELSEWHERE", "Settled", "kept_quiet", "make_one_file", "settle"]
 
 ELSEWHERE = "a file in it has another name outside of it"
 
@@ -58,7 +59,7 @@ def settle(filler: Filler, filled: Filled) -> Settled:
             links for links in whole if all(_directory(link) not in result.left for link in links)
         ]
     for links in whole:
-        _make_one_file(filler, links)
+        make_one_file(filler, links)
         result.entries += len(links)
     for task, _ in filled.failed:
         place = task.places[0]
@@ -79,10 +80,11 @@ def _directory(link: Link) -> bytes:
     return link.target.rpartition(b"/")[0]
 
 
-def _make_one_file(filler: Filler, links: list[Link]) -> None:
+def make_one_file(filler: Filler, links: list[Link]) -> None:
+    """One stub with all the names of ``links``, which are those of one bottom file."""
     first, *others = links
     made_in, _, made = first.target.rpartition(b"/")
-    with _quietly(filler.root, made_in) as here:
+    with kept_quiet(filler.root, made_in) as here:
         for place in first.places:
             with filler.view.layers[place.layer].directory(place.path) as source:
                 name = first.path.rpartition(b"/")[2]
@@ -96,7 +98,7 @@ def _make_one_file(filler: Filler, links: list[Link]) -> None:
                 break
         for link in others:
             directory, _, name = link.target.rpartition(b"/")
-            with _quietly(filler.root, directory) as there:
+            with kept_quiet(filler.root, directory) as there:
                 os.link(made, name, src_dir_fd=here, dst_dir_fd=there, follow_symlinks=False)
 
 
@@ -107,7 +109,7 @@ def _demote(root: int, path: bytes) -> int:
     """
     gone = 0
     try:
-        with _quietly(root, path) as fd:
+        with kept_quiet(root, path) as fd:
             for name, st in list(scan(fd)):
                 if not stat.S_ISDIR(st.st_mode):
                     os.unlink(name, dir_fd=fd)
@@ -135,7 +137,7 @@ def _opened(root: int, path: bytes) -> Iterator[int]:
 
 
 @contextmanager
-def _quietly(root: int, path: bytes) -> Iterator[int]:
+def kept_quiet(root: int, path: bytes) -> Iterator[int]:
     """A directory that has the same times afterwards."""
     with _opened(root, path) as fd:
         st = os.fstat(fd)

@@ -35,7 +35,8 @@ class Overlay:
     options (key, value; an empty value for a flag) that override what the profile pins.
     With ``require_read_only`` every bottom must be kept read-only by the kernel itself.
     With ``hold`` the block device of a bottom that is mounted read-only is made read-only
-    for as long as an overlay relies on it.
+    for as long as an overlay relies on it.  ``index`` is a shared index of the bottoms
+    (:mod:`overlay.sharedindex`).
     """
 
     bottoms: tuple[str, ...]
@@ -45,6 +46,7 @@ class Overlay:
     options: tuple[tuple[str, str], ...] = ()
     require_read_only: bool = False
     hold: bool = True
+    index: str | None = None
 
     def effective_options(self) -> tuple[tuple[str, str], ...]:
         """What the kernel is told besides the layers: pinned options, overridden and added to."""
@@ -60,8 +62,12 @@ class Overlay:
 
     def describe(self, mount_point: str) -> str:
         """The mount(8) command that does nearly the same, for --dry-run and bug reports."""
+        lower = ":".join(layerargs.escape(path) for path in self.bottoms)
+        if self.index is not None:
+            data = "".join("::" + layerargs.escape(path) for path in self.bottoms)
+            lower = layerargs.escape(_index_layer(self.index)) + data
         layers = (
-            ("lowerdir", ":".join(layerargs.escape(path) for path in self.bottoms)),
+            ("lowerdir", lower),
             ("upperdir", layerargs.escape(self.top)),
             ("workdir", layerargs.escape(self.work or workdir.beside(self.top))),
         )
@@ -93,7 +99,10 @@ def open_overlay(overlay: Overlay) -> int:
     except OSError as error:
         raise refusals.no_overlay(error) from None
     try:
-        with open_layers(overlay.bottoms, overlay.top, overlay.work, profile) as layers:
+        index = None if overlay.index is None else _index_layer(overlay.index)
+        with open_layers(overlay.bottoms, overlay.top, overlay.work, profile, index) as layers:
+            if overlay.index is not None:
+                _require_fresh(overlay.index, layers)
             asked = frozenset(key for key, _ in overlay.options)
             make = functools.partial(_create, fs, layers, profile.source, options, asked)
             if not overlay.require_read_only and not readonlyusers.any_read_only(layers.bottoms):
@@ -104,6 +113,19 @@ def open_overlay(overlay: Overlay) -> int:
                 return noted(make())
     finally:
         os.close(fs)
+
+
+def _index_layer(index: str) -> str:
+    from overlay import sharedindex  # most overlays have none
+
+    return sharedindex.layer_of(index)
+
+
+def _require_fresh(index: str, layers: OpenLayers) -> None:
+    from overlay import sharedindex
+
+    roots = [bottom.fd for bottom in layers.bottoms]
+    sharedindex.require_fresh(index, roots, [bottom.path for bottom in layers.bottoms])
 
 
 def _create(

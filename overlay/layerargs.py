@@ -15,7 +15,7 @@ from collections.abc import Callable
 
 from overlay import images, syscalls
 from overlay.errors import EnvironmentLacks
-from overlay.preflight import OpenLayers
+from overlay.preflight import Directory, OpenLayers
 from overlay.text import printable
 
 __all__ = ["configure", "escape", "takes_appended_bottoms", "takes_descriptors"]
@@ -76,23 +76,36 @@ def configure(fs: int, layers: OpenLayers) -> None:
 
 
 def _configure(fs: int, layers: OpenLayers) -> None:
+    merged: tuple[Directory, ...] = layers.bottoms
+    data: tuple[Directory, ...] = ()
+    if layers.index is not None:
+        merged, data = (layers.index,), layers.bottoms
     if takes_descriptors():
-        for bottom in layers.bottoms:
-            if bottom.image:  # by descriptor, the kernel would show every image as "/"
-                syscalls.fsconfig_string(fs, "lowerdir+", bottom.image.recorded)
-            else:
-                syscalls.fsconfig_fd(fs, "lowerdir+", bottom.fd)
+        for key, bottoms in (("lowerdir+", merged), ("datadir+", data)):
+            for bottom in bottoms:
+                if bottom.image:  # by descriptor, the kernel would show every image as "/"
+                    syscalls.fsconfig_string(fs, key, bottom.image.recorded)
+                else:
+                    syscalls.fsconfig_fd(fs, key, bottom.fd)
         syscalls.fsconfig_fd(fs, "upperdir", layers.top.fd)
         syscalls.fsconfig_fd(fs, "workdir", layers.work.fd)
         return
-    paths = [bottom.image.recorded if bottom.image else bottom.path for bottom in layers.bottoms]
     if takes_appended_bottoms():
-        for path in paths:
-            syscalls.fsconfig_string(fs, "lowerdir+", path)
+        for bottom in merged:
+            syscalls.fsconfig_string(fs, "lowerdir+", _path(bottom))
+        for bottom in data:
+            syscalls.fsconfig_string(fs, "datadir+", _path(bottom))
     else:
-        _set_legacy(fs, "lowerdir", ":".join(escape(path) for path in paths))
+        # Data-only bottoms (since 6.5) follow two colons each.
+        joined = ":".join(escape(_path(bottom)) for bottom in merged)
+        joined += "".join("::" + escape(_path(bottom)) for bottom in data)
+        _set_legacy(fs, "lowerdir", joined)
     _set_legacy(fs, "upperdir", escape(layers.top.path))
     _set_legacy(fs, "workdir", escape(layers.work.path))
+
+
+def _path(bottom: Directory) -> str:
+    return bottom.image.recorded if bottom.image else bottom.path
 
 
 def _set_legacy(fs: int, key: str, value: str) -> None:

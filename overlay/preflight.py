@@ -19,6 +19,7 @@ from overlay.errors import (
     EnvironmentLacks,
     FallthruError,
     OperationFailed,
+    TopInUse,
     UnreadableTop,
     UsageError,
 )
@@ -50,12 +51,16 @@ class Directory:
 
 @dataclass(frozen=True, slots=True)
 class OpenLayers:
-    """The layers of one overlay, checked and open; bottoms uppermost first."""
+    """The layers of one overlay, checked and open; bottoms uppermost first.
+
+    With ``index``, the layer of a shared index, the bottoms only give their data.
+    """
 
     bottoms: tuple[Directory, ...]
     top: Directory
     work: Directory
     family: str
+    index: Directory | None = None
 
 
 def in_user_namespace() -> bool:
@@ -65,7 +70,11 @@ def in_user_namespace() -> bool:
 
 @contextmanager
 def open_layers(
-    bottoms: tuple[str, ...], top: str, work: str | None, profile: Profile
+    bottoms: tuple[str, ...],
+    top: str,
+    work: str | None,
+    profile: Profile,
+    index: str | None = None,
 ) -> Iterator[OpenLayers]:
     """Open and check the layers; the work directory is made where it is missing.
 
@@ -87,9 +96,11 @@ def open_layers(
         _check_overlap(lower, below)
         workdir.check(work_path, below.stat, upper.stat)
         family = _check_marks(upper, system, below, profile)
-        yield OpenLayers(lower, upper, below, family)
-    except BaseException:
-        if made is not None:
+        merged = None if index is None else _open_bottom(index, opened)
+        yield OpenLayers(lower, upper, below, family, merged)
+    except BaseException as error:
+        # Whoever won the top may be using the work directory that was made here.
+        if made is not None and not (isinstance(error, TopInUse) and error.work in (None, made)):
             workdir.take_back(made)
         raise
     finally:

@@ -15,9 +15,10 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 
 from overlay import marks, syscalls
+from overlay.bottomlist import FAMILY, Source, visible
 from overlay.crew import cores, fill_all
 from overlay.errors import UsageError
-from overlay.fallthrus import FAMILY, Filler, Source, Task, dress_directory, set_impure, visible
+from overlay.fallthrus import Filler, Task, dress_directory, set_impure
 from overlay.hardlinks import ELSEWHERE, settle
 from overlay.markvalues import escape_attribute, visible_xattrs
 from overlay.staging import Stage, forget_times, keep_times, primed_layers, remember_times

@@ -16,14 +16,22 @@ from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 
-from overlay import kernel, workdir
+from overlay import images, kernel, workdir
+from overlay.bottomlist import FAMILY
 from overlay.errors import OperationFailed, TopInUse
-from overlay.fallthrus import FAMILY
 from overlay.layer import Layer, open_beneath, scan
 from overlay.markvalues import NO_XATTR
 from overlay.text import printable
 
-__all__ = ["PrimedLayers", "Stage", "forget_times", "keep_times", "primed_layers", "remember_times"]
+__all__ = [
+    "PrimedLayers",
+    "Stage",
+    "forget_times",
+    "keep_times",
+    "open_bottom",
+    "primed_layers",
+    "remember_times",
+]
 
 #: Directories of runs; what is called so in a work directory holds no user data.
 STAGE_PREFIX = b".fallthru-prime-"
@@ -78,7 +86,7 @@ def primed_layers(top: str, bottoms: Sequence[str], work: str | None) -> Iterato
     with ExitStack() as stack:
         # Not private: nothing can be renamed between two copies of a mount.
         upper = stack.enter_context(Layer.open(top))
-        lower = [stack.enter_context(Layer.open(path, private=True)) for path in bottoms]
+        lower = [stack.enter_context(open_bottom(path)) for path in bottoms]
         beside = work or workdir.beside(os.path.realpath(top))
         below = stack.enter_context(Layer.open(beside))
         try:
@@ -100,6 +108,15 @@ def primed_layers(top: str, bottoms: Sequence[str], work: str | None) -> Iterato
                 hint="nothing is lost and the union shows the same; run it again to go on",
                 errno=error.errno or 0,
             ) from error
+
+
+def open_bottom(path: str) -> Layer:
+    """A bottom as overlayfs sees it: a directory without what is mounted in it, or an image."""
+    if images.is_image(path):
+        fd = images.reopen(path)
+        if fd is not None:
+            return Layer(fd, path)
+    return Layer.open(path, private=True)
 
 
 @contextmanager

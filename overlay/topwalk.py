@@ -11,8 +11,8 @@ import os
 import stat
 from dataclasses import dataclass
 
+from overlay.bottomlist import FAMILY
 from overlay.errors import Refused, UsageError
-from overlay.fallthrus import FAMILY
 from overlay.layer import VANISHED, Layer, scan
 from overlay.marks import NO_MARKS, HostileMark, Marks, read_marks
 from overlay.text import printable

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from overlay import marks, syscalls
-from overlay.fallthrus import FAMILY, Source, visible
+from overlay.bottomlist import FAMILY, Source, visible
 from overlay.markvalues import visible_xattrs
 from overlay.staging import forget_times, keep_times, primed_layers
 from overlay.topwalk import Spot, TopWalk, parse_path
