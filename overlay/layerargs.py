@@ -100,8 +100,9 @@ def _configure(fs: int, layers: OpenLayers) -> None:
         joined = ":".join(escape(_path(bottom)) for bottom in merged)
         joined += "".join("::" + escape(_path(bottom)) for bottom in data)
         _set_legacy(fs, "lowerdir", joined)
-    _set_legacy(fs, "upperdir", escape(layers.top.path))
-    _set_legacy(fs, "workdir", escape(layers.work.path))
+    # A colon separates bottoms only; escaped here, mountinfo would show the backslash.
+    _set_legacy(fs, "upperdir", layers.top.path.replace("\\", "\\\\"))
+    _set_legacy(fs, "workdir", layers.work.path.replace("\\", "\\\\"))
 
 
 def _path(bottom: Directory) -> str:
