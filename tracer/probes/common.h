@@ -60,6 +60,7 @@ enum span_flags {
     F_METACOPY = 64,   /* the union is mounted with metacopy=on */
     F_HINTED = 128,    /* the start of the create phase was seen */
     F_GREW = 256,      /* the file was seen to grow */
+    F_UNSEEN = 512,    /* begun without a look at the stack: real if it comes to an end */
 };
 
 /* Times are CLOCK_MONOTONIC ns.  Mirrored by SPAN in tracer/records.py. */

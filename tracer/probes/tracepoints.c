@@ -461,7 +461,15 @@ static __always_inline int start(void *ctx, u64 task, u64 cred, struct mount *m,
     }
     u64 ids = bpf_get_current_pid_tgid();
     u32 tid = (u32)ids;
-    if (filtered_out(ids >> 32) || !copying_up(ctx))
+    if (filtered_out(ids >> 32))
+        return 0;
+    /* Unwinding the stack is half the cost of a small copyup's span, and one kind of
+     * beginning needs no look at it: d_tmpfile(), called with the mounter's credentials.
+     * (O_TMPFILE through the union has others, made for it.)  What else has no link and
+     * no dentry, such as a large xattr's inode that is dropped, never gets a name. */
+    if (IS_REG(mode) && !READ(inode, inode, i_dentry_first))
+        flags |= F_UNSEEN;
+    else if (!copying_up(ctx))
         return 0;
     /* Is it still the union that it was? */
     if (READ(super_block, m->sb, s_fs_info) != m->ofs || READ(ovl_fs, m->ofs, creator_cred) != cred)
@@ -664,7 +672,7 @@ HOOK(sys_exit)
     }
     if (whole)
         send(s);
-    else
+    else if (!(s->rec.flags & F_UNSEEN))
         count(ST_UNMATCHED);
     spans.delete(&tid);
     return 0;
