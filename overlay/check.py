@@ -16,9 +16,10 @@ from dataclasses import dataclass, replace
 from overlay import workdir
 from overlay.checkbelow import Below
 from overlay.checkclaims import contradictions
+from overlay.checkharvest import Harvest
 from overlay.checkpool import walk_all
 from overlay.checkrules import RULES, Finding, Repair
-from overlay.checkwalk import Harvest, Walker
+from overlay.checkwalk import Walker
 from overlay.checkwork import check_root_origin, check_work
 from overlay.errors import NoPrivilege, OperationFailed, UsageError
 from overlay.inuse import top_in_use

@@ -106,8 +106,13 @@ class Below:
         """Whether nothing but the lowest bottom, and no data-only layer, is left to ask."""
         return len(spots) == 1 and spots[0].layer == self._last == len(self._view.layers) - 1
 
-    def stat(self, fd: int, spot: Spot, name: bytes, *, data: bool) -> Target | None:
-        """A lookup in the lowest bottom, which no mark but a whiteout can change."""
+    def stat(
+        self, fd: int, spot: Spot, name: bytes, *, data: bool, hidden: bool = True
+    ) -> Target | None:
+        """A lookup in the lowest bottom, which no mark but a whiteout can change.
+
+        ``hidden``: there may be xattr whiteouts in that directory.
+        """
         try:
             st = os.stat(name, dir_fd=fd, follow_symlinks=False)
         except OSError as error:
@@ -118,8 +123,9 @@ class Below:
             return None
         size = None
         if stat.S_ISREG(st.st_mode):
-            attributes = syscalls.listxattr(fd, name) if data or st.st_size == 0 else []
-            if st.st_size == 0 and self.family.attribute("whiteout") in attributes:
+            empty = hidden and st.st_size == 0
+            attributes = syscalls.listxattr(fd, name) if data or empty else []
+            if empty and self.family.attribute("whiteout") in attributes:
                 return None
             # A stub in the lowest layer: there is no data further down.
             size = None if self._metacopy in attributes else st.st_size
@@ -148,6 +154,7 @@ class DirectoryBelow:
         self._spots = spots
         self._lowest = below.is_lowest(spots)
         self._fd = -1
+        self._hidden = False
         self._open: OpenDirectory | None = None
 
     def close(self) -> None:
@@ -182,8 +189,13 @@ class DirectoryBelow:
                     if error.errno in VANISHED:
                         return None
                     raise
+                # Asked once here, and not of every empty file.
+                opaque = self._below.family.attribute("opaque")
+                self._hidden = opaque in syscalls.listxattr(self._fd)
             path = spot.path + b"/" + name if spot.path else name
-            return self._below.stat(self._fd, Spot(spot.layer, path), name, data=data)
+            return self._below.stat(
+                self._fd, Spot(spot.layer, path), name, data=data, hidden=self._hidden
+            )
         if self._open is None:
             self._open = OpenDirectory(self._view, tuple(Place(*spot) for spot in self._spots))
         return self._below.target(self._open, name)

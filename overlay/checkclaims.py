@@ -11,8 +11,8 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterable
 
+from overlay.checkharvest import Claim
 from overlay.checkrules import Finding, finding
-from overlay.checkwalk import Claim
 from overlay.marks import HostileMark
 from overlay.text import printable
 from overlay.view import Place, View

@@ -13,13 +13,14 @@ from collections.abc import Callable
 from multiprocessing.connection import Connection, Pipe, wait
 from typing import Final
 
-from overlay.checkwalk import Harvest, Visit, Walker
+from overlay.checkharvest import Harvest, Visit
+from overlay.checkwalk import Walker
 from overlay.errors import OperationFailed
 
 __all__ = ["walk_all"]
 
 #: Below this a fork costs more than it saves.
-_ALONE: Final = 10_000
+_ALONE: Final = 2_000
 _BUDGET: Final = 10_000
 _BATCH: Final = 64
 

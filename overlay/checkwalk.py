@@ -10,20 +10,18 @@ from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass, field
-from typing import Final, NamedTuple
+from typing import Final
 
 from overlay import syscalls
 from overlay.checkbelow import Below, DirectoryBelow, Spot, Target
-from overlay.checkrules import Finding, finding
+from overlay.checkharvest import Claim, Harvest, Visit
+from overlay.checkrules import finding
 from overlay.layer import VANISHED, Layer
 from overlay.marks import MARKS, TEMPORARY_PREFIX, HostileMark, MarkFamily
 from overlay.markvalues import NO_XATTR, check_redirect, parse_metacopy
 from overlay.text import printable
 
-__all__ = ["Claim", "Harvest", "Visit", "Walker"]
+__all__ = ["Walker"]
 
 _TEMPORARY: Final = os.fsdecode(TEMPORARY_PREFIX)
 #: Marks that the kernel reads on a directory, and on a regular file.
@@ -33,43 +31,33 @@ _ON_FILE: Final = MARKS - {"opaque", "impure", "whiteouts"}
 _ACTING: Final = {"opaque": stat.S_IFDIR, "redirect": stat.S_IFDIR, "metacopy": stat.S_IFREG}
 
 
-class Visit(NamedTuple):
-    """A directory of the top to look into: what is known of it from its parent.
+class _Readable:
+    """Makes a finding of what cannot be read; what somebody removed meanwhile is nothing.
 
-    ``spots`` is what it merges with.  ``attributes`` are its own.
+    A class, because a generator for every whiteout would take a tenth of all time.
     """
 
-    path: bytes
-    spots: tuple[Spot, ...]
-    opaque: bool
-    xattr_whiteouts: bool
-    impure: bool
+    __slots__ = ("_path", "_walker")
 
+    def __init__(self, walker: Walker, path: bytes) -> None:
+        self._walker = walker
+        self._path = path
 
-class Claim(NamedTuple):
-    """``path`` of the top reads from ``spot`` because a redirect says so; ``inode`` is its own."""
+    def __enter__(self) -> None:
+        return None
 
-    spot: Spot
-    path: bytes
-    is_dir: bool
-    inode: int
-
-
-@dataclass(slots=True)
-class Harvest:
-    """What a walk brought in; picklable."""
-
-    findings: list[Finding] = field(default_factory=list)
-    claims: list[Claim] = field(default_factory=list)
-    entries: int = 0
-    stubs: bool = False
-
-    def add(self, other: Harvest) -> None:
-        """Take over what another walk found."""
-        self.findings += other.findings
-        self.claims += other.claims
-        self.entries += other.entries
-        self.stubs = self.stubs or other.stubs
+    def __exit__(
+        self, _kind: type[BaseException] | None, error: BaseException | None, _trace: object
+    ) -> bool:
+        if isinstance(error, HostileMark):
+            self._walker.report("bottom-hostile", self._path, error.message)
+            return True
+        if isinstance(error, OSError):
+            if error.errno not in VANISHED:
+                reason = os.strerror(error.errno or 0)
+                self._walker.report("unreadable", self._path, reason)
+            return True
+        return False
 
 
 class Walker:
@@ -118,16 +106,9 @@ class Walker:
                 os.close(fd)
         return found
 
-    @contextmanager
-    def readable(self, path: bytes) -> Iterator[None]:
-        """Make a finding of what cannot be read; what somebody removed meanwhile is nothing."""
-        try:
-            yield
-        except HostileMark as hostile:
-            self.report("bottom-hostile", path, hostile.message)
-        except OSError as error:
-            if error.errno not in VANISHED:
-                self.report("unreadable", path, os.strerror(error.errno or 0))
+    def readable(self, path: bytes) -> _Readable:
+        """A block that makes a finding of what cannot be read."""
+        return _Readable(self, path)
 
     def marks_of(self, attributes: list[str]) -> set[str]:
         prefix = self.family.prefix
@@ -190,11 +171,11 @@ class _Directory:
             self._walker.report("unreadable", self._before + name, reason)
 
     def _note(self) -> None:
-        visit, report = self._visit, self._walker.report
+        visit = self._visit
         if self._has_origin and not visit.impure and not visit.spots:
-            report("impure-missing", visit.path)
+            self._walker.report("impure-missing", visit.path)
         if visit.xattr_whiteouts and not self._has_xattr_whiteouts:
-            report("x-needless", visit.path, mark="opaque")
+            self._walker.report("x-needless", visit.path, mark="opaque")
 
     # ------------------------------------------------------------------ whiteouts
 
@@ -253,22 +234,24 @@ class _Directory:
     def _wrong_family(self, name: bytes, is_dir: bool, is_file: bool, others: list[str]) -> None:
         """Marks of the other family, where they would act: elsewhere they may be those of
         an overlay inside this one."""
-        mine = stat.S_IFDIR if is_dir else stat.S_IFREG if is_file else 0
+        kind = stat.S_IFDIR if is_dir else stat.S_IFREG if is_file else 0
         for attribute in sorted(others):
             mark = attribute.removeprefix(self._walker.other.prefix)
-            if _ACTING.get(mark) == mine or (mark == "whiteout" and is_file):
+            if _ACTING.get(mark) == kind or (mark == "whiteout" and is_file):
                 self._walker.report("wrong-family", self._before + name, attribute, mark=attribute)
 
     def _value(self, name: bytes, mark: str) -> bytes:
         return syscalls.getxattr(self._fd, self._walker.family.attribute(mark), name)
 
     def _plain_directory(self, name: bytes, directories: list[Visit]) -> None:
-        path = self._before + name
+        directories.append(Visit(self._before + name, self._merged(name), False, False, False))
+
+    def _merged(self, name: bytes) -> tuple[Spot, ...]:
+        """What a directory without a redirect merges with."""
         target = None
-        with self._walker.readable(path):
+        with self._walker.readable(self._before + name):
             target = self._below.find(name)
-        spots = target.spots if target is not None and target.is_dir else ()
-        directories.append(Visit(path, spots, False, False, False))
+        return target.spots if target is not None and target.is_dir else ()
 
     def _directory(self, name: bytes, marks: set[str], directories: list[Visit]) -> None:
         path = self._before + name
@@ -277,17 +260,11 @@ class _Directory:
         if value not in (b"y", b"x") and "opaque" in marks:
             self._walker.report("mark-value", path, f"“{printable(value[:20])}”", mark="opaque")
         opaque = value == b"y"
-        if opaque:
-            if self._walker.notes and not self._visit.spots:
-                self._walker.report("opaque-needless", path, mark="opaque")
-        elif "redirect" in marks:
-            spots = self._redirected(name)
-        else:
-            with self._walker.readable(path):
-                target = self._below.find(name)
-                spots = target.spots if target is not None and target.is_dir else ()
-        impure = "impure" in marks
-        directories.append(Visit(path, spots, opaque, value == b"x", impure))
+        if not opaque:
+            spots = self._redirected(name) if "redirect" in marks else self._merged(name)
+        elif self._walker.notes and not self._visit.spots:
+            self._walker.report("opaque-needless", path, mark="opaque")
+        directories.append(Visit(path, spots, opaque, value == b"x", "impure" in marks))
 
     def _redirected(self, name: bytes) -> tuple[Spot, ...]:
         """What a directory with a redirect merges with."""
@@ -360,12 +337,10 @@ class _Directory:
             return
         target = self._follow(redirect, data=True)
         size = entry.stat(follow_symlinks=False).st_size
-        if target is None:
+        if target is None or (target.is_file and target.size is None):
             report("stub-gone", path, printable(redirect))
         elif not target.is_file:
             report("stub-type", path, printable(redirect))
-        elif target.size is None:
-            report("stub-gone", path, f"{printable(redirect)} has none itself")
         else:
             if target.size != size:
                 detail = f"{size} bytes, the data has {target.size}"
