@@ -18,7 +18,7 @@ from overlay.errors import EnvironmentLacks
 
 __all__ = ["NoBcc", "load"]
 
-_PLACES = (
+_PLACES: tuple[str, ...] = (
     "/usr/lib/python3/dist-packages",  # Debian, Ubuntu
     "/usr/lib/python3.*/site-packages",  # Fedora, Arch, openSUSE
     "/usr/lib64/python3.*/site-packages",

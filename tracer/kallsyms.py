@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Iterable
+from itertools import pairwise
 
 from overlay.errors import EnvironmentLacks
 
@@ -49,7 +50,7 @@ def ranges_of(lines: Iterable[bytes]) -> list[Range]:
         if _COPYUP.match(fields[2]):
             starts.append(address)
     text = sorted(set(text))
-    following = dict(zip(text, [*text[1:], text[-1] + 0x4000 if text else 0], strict=True))
+    following = dict(pairwise([*text, text[-1] + 0x4000])) if text else {}
     merged: list[Range] = []
     for start in sorted(set(starts)):
         end = following[start]

@@ -1,6 +1,6 @@
 """From probe source to a loaded program: offsets, features, filters, bcc.
 
-The probes (``tracer/probes/*.c``) are compiled when tracing starts, against the
+The probes (``tracer/probes/*.c``, in parts) are compiled when tracing starts, against the
 structures of the running kernel.  bcc insists on a tree of kernel headers; it gets the
 small one in ``tracer/probes/shim``, so no header package is needed.
 """
@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -24,6 +24,10 @@ from tracer.kallsyms import Range, copyup_ranges
 __all__ = ["RING_BYTES", "Filters", "NoBpf", "Program", "build"]
 
 PROBES = Path(__file__).parent / "probes"
+
+#: What the program is put together from; bcc looks after maps only in the main text, so
+#: the parts cannot include each other.
+_PARTS = ("state", "unions", "names", "copyup", "tracepoints")
 
 #: Room for some 16,000 copyups that wait to be fetched.
 RING_BYTES = 8 << 20
@@ -129,7 +133,7 @@ def build(filters: Filters) -> Program:
             bpf = bcc.BPF(text=text.encode(), cflags=[f"-I{PROBES}"])
             attached = _attach(bcc, bpf, hooks)
         except Exception as error:  # bcc raises bare Exception for whatever fails
-            raise _refusal(error, "".join(messages)) from error
+            raise _refusal(error, messages()) from error
     return Program(bpf, attached)
 
 
@@ -157,7 +161,7 @@ def _source(btf: Btf, ranges: Sequence[Range], filters: Filters) -> str:
             *(f"#define {name} {value}" for name, value in defines.items()),
             struct_header(btf, fields),
             f"static __always_inline int in_copyup_code(u64 at) {{ return {tests}; }}",
-            (PROBES / "tracepoints.c").read_text(),
+            *((PROBES / f"{part}.c").read_text() for part in _PARTS),
         ]
     )
 
@@ -178,10 +182,12 @@ def _attach(bcc: Any, bpf: Any, hooks: Mapping[str, str]) -> frozenset[str]:
 
 def _refusal(error: Exception, messages: str) -> EnvironmentLacks:
     text = f"{error} {messages}"
-    if os.geteuid() != 0 and ("not permitted" in text or "Permission" in text):
+    # bcc says so in words only; root may be refused, too (containers, lockdown).
+    if "Operation not permitted" in text:
         return NoPrivilege(
-            "loading BPF programs is not permitted",
-            hint="trace as root, or with CAP_BPF, CAP_PERFMON and CAP_SYSLOG",
+            "the kernel does not permit loading BPF programs",
+            hint="trace as root, or with CAP_BPF, CAP_PERFMON and CAP_SYSLOG; "
+            "in a container, from the host",
         )
     last = (messages.strip().splitlines() or [str(error)])[-1]
     return NoBpf(
@@ -192,12 +198,11 @@ def _refusal(error: Exception, messages: str) -> EnvironmentLacks:
 
 
 @contextmanager
-def _quiet_bcc() -> Iterator[list[str]]:
-    """bcc's header tree, and its messages kept off the terminal.
+def _quiet_bcc() -> Iterator[Callable[[], str]]:
+    """bcc's header tree, and its messages kept off the terminal; yields what reads them.
 
     The compiler inside libbcc writes to descriptor 2 whatever Python does.
     """
-    messages: list[str] = []
     before = os.environ.get("BCC_KERNEL_SOURCE")
     os.environ["BCC_KERNEL_SOURCE"] = str(PROBES / "shim")
     sys.stderr.flush()
@@ -205,11 +210,7 @@ def _quiet_bcc() -> Iterator[list[str]]:
     catcher = os.memfd_create("bcc-messages")
     os.dup2(catcher, 2)
     try:
-        yield messages
-    except BaseException:
-        os.lseek(catcher, 0, os.SEEK_SET)
-        messages.append(os.read(catcher, 1 << 20).decode(errors="replace"))
-        raise
+        yield lambda: os.pread(catcher, 1 << 20, 0).decode(errors="replace")
     finally:
         os.dup2(saved, 2)
         os.close(saved)

@@ -51,16 +51,12 @@
 enum record_kind { REC_SPAN = 1, REC_PATH = 2, REC_MOUNT = 3, REC_ATTACH = 4 };
 
 enum span_flags {
-    F_DONE = 1,        /* the copyup is complete, the system call may not be */
-    F_LATE = 2,        /* its end was seen only when the system call ended */
-    F_DATA_ONLY = 4,   /* data for a file whose metadata had gone up before */
-    F_CLONED = 8,      /* the file system said that it shared extents */
-    F_NO_PATH = 16,    /* the new file was never linked into the top */
-    F_LONG_PATH = 32,  /* the rest of the path is in REC_PATH records */
-    F_METACOPY = 64,   /* the union is mounted with metacopy=on */
-    F_HINTED = 128,    /* the start of the create phase was seen */
-    F_GREW = 256,      /* the file was seen to grow */
-    F_UNSEEN = 512,    /* begun without a look at the stack: real if it comes to an end */
+    F_DONE = 1,       /* the copyup is complete, the system call may not be */
+    F_DATA_ONLY = 2,  /* data for a file whose metadata had gone up before */
+    F_CLONED = 4,     /* the file system said that it shared extents */
+    F_LONG_PATH = 8,  /* the rest of the path is in REC_PATH records */
+    F_METACOPY = 16,  /* the union is mounted with metacopy=on */
+    F_UNSEEN = 32,    /* begun without a look at the stack: real if it comes to an end */
 };
 
 /* Times are CLOCK_MONOTONIC ns.  Mirrored by SPAN in tracer/records.py. */

@@ -1,0 +1,246 @@
+/* One copyup, from the first sign of the new inode until it has its place. */
+
+static __always_inline int frames_copy_up(struct scratch *buf, int first, int got)
+{
+    NO_UNROLL
+    for (int i = first; i < MAX_FRAMES; i++) {
+        if (i * 8 >= got)
+            break;
+        if (in_copyup_code(buf->stack[i]))
+            return 1;
+    }
+    return 0;
+}
+
+static __always_inline int copying_up(void *ctx)
+{
+    int k = 0;
+    struct scratch *buf = buffers.lookup(&k);
+    if (!buf)
+        return 0;
+    /* Unwinding costs per frame.  A copyup's first sign comes from close by. */
+    int got = bpf_get_stack(ctx, buf->stack, NEAR_FRAMES * 8, 0);
+    if (frames_copy_up(buf, 0, got))
+        return 1;
+    if (got < NEAR_FRAMES * 8)
+        return 0;
+    got = bpf_get_stack(ctx, buf->stack, MAX_FRAMES * 8, 0);
+    return frames_copy_up(buf, NEAR_FRAMES, got);
+}
+
+static __always_inline void send(struct span *s)
+{
+    if (ring.ringbuf_output(&s->rec, sizeof(s->rec), BPF_RB_NO_WAKEUP))
+        count(ST_LOST);
+}
+
+static __always_inline u64 dirtied_now(u64 task)
+{
+#ifdef HAVE_IOAC
+    return READ(task_struct, task, ioac_write_bytes);
+#else
+    return 0;
+#endif
+}
+
+static __always_inline void measure(struct span *s, u64 task)
+{
+    s->rec.size = READ(inode, s->inode, i_size);
+    s->rec.blocks = READ(inode, s->inode, i_blocks);
+    s->rec.mode = READ(inode, s->inode, i_mode);
+    s->rec.pages = READ(inode, s->inode, i_data_nrpages);
+    s->rec.dirtied = dirtied_now(task) - s->dirtied_base;
+}
+
+/* Complete, if the inode has a name in directory `dir` (0: wherever) below the top's root. */
+static __always_inline int finish(struct span *s, struct mount *m, u64 dir, u64 now, u64 task)
+{
+    u64 dentry = alias_in(s->inode, dir, m);
+    if (!dentry || !take_path(&s->rec, dentry, m->root))
+        return 0;
+    s->rec.end = now;
+    s->rec.flags |= F_DONE;
+    measure(s, task);
+    return 1;
+}
+
+static __always_inline void end_sync(struct span *s, u64 now)
+{
+    if (s->sync_start) {
+        s->rec.sync += now - s->sync_start;
+        s->sync_start = 0;
+    }
+}
+
+/* Something happened to the inode that is being copied up. */
+static __always_inline void progress(struct span *s, u64 now, int dirty)
+{
+    if (dirty && !s->rec.create_end)
+        s->rec.create_end = now; /* d_tmpfile(): it exists */
+    u64 size = READ(inode, s->inode, i_size);
+    if (size > s->rec.size) {
+        s->rec.size = size;
+        s->rec.data_end = now;
+    }
+    /* xfs and btrfs have no tracepoint at the end of fsync.  What comes next is the
+     * metadata, which changes ctime; dirtying happens within fsync too. */
+    if (!dirty)
+        end_sync(s, now);
+    if (!s->rec.link_start)
+        s->last_inode = now;
+}
+
+static __always_inline int filtered_out(u32 pid)
+{
+#ifdef FILTER_TREE
+    if (!tree.lookup(&pid))
+        return 1;
+#endif
+#ifdef FILTER_CGROUP
+    if (cgroups.check_current_task(0) <= 0)
+        return 1;
+#endif
+    return 0;
+}
+
+/* io_uring's workers and kernel threads never leave a system call. */
+static __always_inline int is_worker(u32 nr)
+{
+    return nr == NR_IO_WORKER || nr == NR_KTHREAD;
+}
+
+static __always_inline u32 call_number(u64 task)
+{
+    u32 flags = READ(task_struct, task, flags);
+    if (flags & PF_IO_WORKER)
+        return NR_IO_WORKER;
+    if (flags & PF_KTHREAD)
+        return NR_KTHREAD;
+    void *regs = (void *)bpf_task_pt_regs(bpf_get_current_task_btf());
+    return SYSCALL_NR(regs);
+}
+
+static __always_inline int start(void *ctx, u64 task, u64 cred, struct mount *m, u64 inode, u64 now,
+                                 int dirty)
+{
+    u32 mode = READ(inode, inode, i_mode);
+    u32 flags = m->metacopy ? F_METACOPY : 0;
+    if (!in_the_making(inode, mode, m, dirty)) {
+        if (!IS_REG(mode) || !m->metacopy || !READ(inode, inode, i_dentry_first))
+            return 0;
+        flags |= F_DATA_ONLY;
+    }
+    u64 ids = bpf_get_current_pid_tgid();
+    u32 tid = (u32)ids;
+    if (filtered_out(ids >> 32))
+        return 0;
+    /* Unwinding the stack is half the cost of a small copyup's span, and one kind of
+     * beginning needs no look at it: d_tmpfile(), called with the mounter's credentials.
+     * (O_TMPFILE through the union has others, made for it.)  What else has no link and
+     * no dentry, such as a large xattr's inode that is dropped, never gets a name. */
+    if (IS_REG(mode) && !READ(inode, inode, i_dentry_first))
+        flags |= F_UNSEEN;
+    else if (!copying_up(ctx))
+        return 0;
+    /* Is it still the union that it was? */
+    if (READ(super_block, m->sb, s_fs_info) != m->ofs || READ(ovl_fs, m->ofs, creator_cred) != cred)
+        return 0;
+    /* A parent directory that went up in this same call: its own copyup worked. */
+    struct span *before = spans.lookup(&tid);
+    if (before && !(before->rec.flags & F_DONE)) {
+        /* Without the ctime tracepoints nothing told that it was complete. */
+        if (!finish(before, m, 0, now, task) && !is_worker(before->rec.nr))
+            return 0; /* one thing at a time */
+    }
+    if (before && before->rec.flags & F_DONE)
+        send(before);
+    else if (before)
+        count(ST_UNMATCHED);
+    int k = 0;
+    struct span *s = zero.lookup(&k);
+    if (!s)
+        return 0;
+    s->inode = inode;
+    s->cred = cred;
+    s->last_inode = now;
+    s->sync_start = 0;
+    s->dirtied_base = dirtied_now(task);
+    s->rec.kind = REC_SPAN;
+    s->rec.id = next_number(ST_IDS);
+    s->rec.start = now;
+    u64 *hint = hints.lookup(&tid);
+    if (hint && !(flags & F_DATA_ONLY))
+        s->rec.start = *hint;
+    s->rec.flags = flags;
+    s->rec.create_end = dirty ? now : 0;
+    s->rec.data_end = s->rec.sync = s->rec.link_start = 0;
+    s->rec.end = now;
+    s->rec.size = READ(inode, inode, i_size);
+    s->rec.blocks = s->rec.dirtied = 0;
+    s->rec.cgroup = bpf_get_current_cgroup_id();
+    s->rec.mount = m->number;
+    s->rec.tid = tid;
+    s->rec.pid = ids >> 32;
+    s->rec.uid = READ(cred, READ(task_struct, task, real_cred), uid);
+    s->rec.nr = call_number(task);
+    s->rec.ret = 0;
+    s->rec.mode = mode;
+    s->rec.magic = m->magic;
+    s->rec.path_len = 0;
+    bpf_get_current_comm(s->rec.comm, sizeof(s->rec.comm));
+    if (spans.update(&tid, s))
+        count(ST_LOST);
+    return 0;
+}
+
+/* Something in a file system changed.  Most of what comes here is not ours, and most of
+ * the rest is more about an inode that is known to be copied up: both leave early. */
+static __always_inline int changed(void *ctx, u64 inode, int dirty)
+{
+    u64 cred = overriding_cred();
+    if (!cred)
+        return 0;
+    u32 tid = thread();
+    struct span *s = spans.lookup(&tid);
+    int open = s && s->cred == cred && !(s->rec.flags & F_DONE);
+    if (s && inode == s->inode && s->cred == cred && !(open && s->rec.flags & F_DATA_ONLY)) {
+        /* Once it is complete, the system call does to it what it was made for. */
+        if (open)
+            progress(s, bpf_ktime_get_ns(), dirty);
+        return 0;
+    }
+    struct mount *m = mounts.lookup(&cred);
+    if (!m || READ(inode, inode, i_sb) != m->top_sb)
+        return 0;
+    u64 task = bpf_get_current_task();
+    u64 now = bpf_ktime_get_ns();
+    if (open) {
+        if (inode == m->work_inode) {
+            if (!s->rec.create_end)
+                s->rec.create_end = now;
+            return 0;
+        }
+        if (inode == s->inode) {
+            /* Data for a stub: over when the system call goes on to what it was made for. */
+            if (copying_up(ctx)) {
+                s->rec.end = now;
+            } else {
+                s->rec.flags |= F_DONE;
+                measure(s, task);
+            }
+            return 0;
+        }
+        if (IS_DIR(READ(inode, inode, i_mode)) && READ(inode, inode, i_dentry_first) &&
+            !(s->rec.flags & F_DATA_ONLY)) {
+            if (!s->rec.link_start)
+                s->rec.link_start = s->last_inode;
+            end_sync(s, now);
+            if (finish(s, m, inode, now, task) && is_worker(s->rec.nr)) {
+                send(s);
+                spans.delete(&tid);
+            }
+            return 0;
+        }
+    }
+    return start(ctx, task, cred, m, inode, now, dirty);
+}

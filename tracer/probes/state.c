@@ -1,0 +1,95 @@
+/* What the probes remember, and the limits they keep to.  First of the parts that
+ * tracer/program.py puts together into one program, in the order state, unions, names,
+ * copyup, and the hooks of a backend. */
+#include "common.h"
+
+#define CAP_DAC_OVERRIDE 1
+#define NR_IO_WORKER 0xffffffffu
+#define NR_KTHREAD 0xfffffffeu
+#define PF_IO_WORKER 0x00000010
+#define PF_KTHREAD 0x00200000
+#define NEAR_FRAMES 9
+#define MAX_FRAMES 28
+#define MAX_ALIASES 6
+#define MAX_DEPTH 128
+#define MAX_NAMES 4096
+#define MAX_WALK 24
+/* Unrolled, they would be most of what is compiled and verified. */
+#define NO_UNROLL _Pragma("clang loop unroll(disable)")
+/* The compiler knows the offset's range and drops the mask; the verifier does not. */
+#define BOUND(OFF)                                                                               \
+    do {                                                                                         \
+        asm volatile("" : "+r"(OFF));                                                            \
+        OFF &= 2 * MAX_NAMES - 1;                                                                \
+    } while (0)
+
+struct mount {
+    u64 sb, ofs, cred, top_sb, root, workdir, work_inode;
+    u32 dev, top_dev, magic, metacopy;
+    u32 number, pad;
+};
+
+struct span {
+    u64 inode;
+    u64 cred;
+    u64 last_inode;   /* when the inode itself was last touched before linking */
+    u64 sync_start;
+    u64 dirtied_base;
+    struct span_record rec;
+};
+
+struct scratch {
+    u64 stack[MAX_FRAMES];
+    char names[2 * MAX_NAMES + 256]; /* any masked offset plus one name fits */
+};
+
+BPF_RINGBUF_OUTPUT(ring, RING_PAGES);
+BPF_HASH(mounts, u64, struct mount, 16384);   /* by creator_cred; what is traced */
+BPF_HASH(known, u64, struct mount, 16384);    /* by superblock; whatever is there */
+BPF_HASH(wanted, u32, u8, 4096);              /* devices of the unions asked for */
+BPF_HASH(spans, u32, struct span, 8192);      /* by thread */
+BPF_HASH(tree, u32, u8, 65536);               /* processes asked for and their children */
+BPF_TABLE("lru_hash", u32, u64, hints, 8192); /* by thread: last capability check */
+BPF_PERCPU_ARRAY(zero, struct span, 1);
+BPF_PERCPU_ARRAY(buffers, struct scratch, 1);
+BPF_PERCPU_ARRAY(mount_zero, struct mount, 1);
+BPF_ARRAY(state, u64, 8);
+#ifdef FILTER_CGROUP
+BPF_CGROUP_ARRAY(cgroups, 1);
+#endif
+
+enum { ST_LOST, ST_UNMATCHED, ST_FS_TYPE, ST_CURSOR, ST_MOUNTS, ST_IDS };
+
+static __always_inline void count(int which)
+{
+    u64 *value = state.lookup(&which);
+    if (value)
+        __sync_fetch_and_add(value, 1);
+}
+
+static __always_inline u64 next_number(int which)
+{
+    u64 *value = state.lookup(&which);
+    return value ? __sync_fetch_and_add(value, 1) : 0;
+}
+
+static __always_inline u32 thread(void)
+{
+    return (u32)bpf_get_current_pid_tgid();
+}
+
+/* The credentials that the current task has put on instead of its own, or 0.  Every hook
+ * begins with this, hence without a helper call for each field: a task that the kernel
+ * vouches for (bpf_get_current_task_btf(), 5.11) may be read directly. */
+static __always_inline u64 overriding_cred(void)
+{
+    void *task = bpf_get_current_task_btf();
+    u64 cred, real;
+    asm volatile("%0 = *(u64 *)(%1 + %2)"
+                 : "=r"(cred)
+                 : "r"(task), "i"(__builtin_offsetof(struct k_task_struct, cred)));
+    asm volatile("%0 = *(u64 *)(%1 + %2)"
+                 : "=r"(real)
+                 : "r"(task), "i"(__builtin_offsetof(struct k_task_struct, real_cred)));
+    return cred == real ? 0 : cred;
+}
