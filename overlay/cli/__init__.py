@@ -25,6 +25,7 @@ SUBCOMMANDS = {
     "diff": ("Show what the top changes of its bottoms.", "overlay.cli.diff:diff"),
     "check": ("Find damage in a top, and repair it.", "overlay.cli.check:check"),
     "prime": ("Copy directories up ahead of time, as fallthrus.", "overlay.cli.prime:prime"),
+    "freeze": ("Make a bottom that cannot change.", "overlay.cli.freeze:freeze"),
     "trace": ("Record and show what copyup costs.", "tracer.cli:trace"),
     "report": ("Summarise traces; write a page with pictures.", "analysis.cli:report"),
     "spec": ("Judge union mounts by the document's clauses.", "overlay.cli.spec:spec"),
