@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from . import uml
+from . import debian, qemu, uml
 from .errors import VmError
 from .jobs import Start
 
@@ -19,7 +19,7 @@ class UnknownMachine(VmError):
 
 @dataclass(frozen=True, slots=True)
 class Machine:
-    """A kernel to run commands on; ``suite`` is where its packages come from."""
+    """A kernel to run commands on; ``suite`` is where its package comes from."""
 
     name: str
     summary: str
@@ -27,25 +27,39 @@ class Machine:
 
     def build(self) -> None:
         """Build what is missing; nothing when all is there."""
-        uml.build(self.suite)
+        if self.name == "uml":
+            uml.build(self.suite)
+            return
+        debian.require("qemu-system-x86_64")
+        qemu.build_root()
+        qemu.build_kernel(self.name, self.suite)
 
     def ready(self) -> bool:
         """Whether everything is built, from today's recipes."""
-        return uml.find(self.suite) is not None
+        return self.release() is not None and (self.name == "uml" or qemu.find_root() is not None)
 
     def release(self) -> str | None:
         """The kernel's release; None before it is built."""
-        tree = uml.find(self.suite)
+        if self.name == "uml":
+            tree = uml.find(self.suite)
+        else:
+            tree = qemu.find_kernel(self.name, self.suite)
         return None if tree is None else (tree / "release").read_text("utf-8").strip()
 
     def start(self, memory: str) -> Start:
-        """How to start it; it must be ready."""
-        tree = uml.find(self.suite)
-        assert tree is not None
-        return uml.start(tree, memory)
+        """How to start it; nothing but what is built is used."""
+        if self.name == "uml":
+            return uml.start(uml.build(self.suite), memory)
+        kernel = qemu.build_kernel(self.name, self.suite)
+        return qemu.start(kernel, qemu.build_root(), memory)
 
 
-MACHINES = (Machine("uml", "user-mode Linux, Debian 12's", "bookworm"),)
+MACHINES = (
+    Machine("uml", "user-mode Linux, Debian 12's", "bookworm"),
+    Machine("debian-6.1", "Debian 12's kernel, in QEMU", "bookworm"),
+    Machine("debian-6.12", "Debian 13's kernel, in QEMU", "trixie"),
+    Machine("debian-7", "Debian's newest packaged kernel, in QEMU", "trixie-backports"),
+)
 
 
 def named(name: str) -> Machine:
