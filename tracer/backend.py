@@ -26,6 +26,9 @@ class Backend(Protocol):
 
     name: str
 
+    def add_pid(self, pid: int) -> None:
+        """Trace this process and its children, too; only where processes were asked for."""
+
     def wait(self, seconds: float) -> None:
         """Until something should be read soon, or for ``seconds``."""
 
@@ -106,7 +109,6 @@ class Tracepoints:
         return int(self._state[self._state.Key(place)].value)
 
     def add_pid(self, pid: int) -> None:
-        """Trace this process, and its children, too."""
         table: Any = self._program.bpf[b"tree"]
         table[table.Key(pid)] = table.Leaf(1)
 

@@ -107,6 +107,10 @@ class Session:
             cgroup=self._cgroup_directory(),
         )
         self._backend = Tracepoints(filters)
+        # Those that were begotten while the probes were being loaded.
+        for pid in self._pids:
+            for one in descendants(pid):
+                self._backend.add_pid(one)
         self._started_ns = time.time_ns()
         self._offset = clock_offset()
         self._unions = Unions()

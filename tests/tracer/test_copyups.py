@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import socket
 import stat
-import threading
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,9 +14,8 @@ import pytest
 
 from overlay.text import printable
 from tests.conftest import Layers, make_layers
-from tests.fsimages import loop_filesystem, tmpfs
+from tests.fsimages import loop_filesystem
 from tests.rawoverlay import overlay
-from tests.running import in_user_namespace
 from tests.tracer.running import Seen, Step, Writers, noise, rows, seen
 from tracer.session import Session
 
@@ -321,154 +319,3 @@ def test_several_bottoms_and_hard_links(layers: Layers) -> None:
     assert (session.lost, session.unmatched) == (0, 0)
     # The second name of an indexed file is linked up without a second copy.
     assert [row["path"] for row in rows(table)] == ["/below", "/one"]
-
-
-@pytest.mark.parametrize(
-    "options",
-    [
-        {"redirect_dir": "on", "metacopy": "on", "index": "on"},
-        {"index": "on", "nfs_export": "on"},
-        {"xino": "off", "redirect_dir": "nofollow"},
-    ],
-    ids=",".join,
-)
-def test_mount_options(layers: Layers, options: dict[str, str]) -> None:
-    """Whatever else overlayfs makes (index entries, whiteouts), copyups are told exactly."""
-    made = make_every_type(layers.bottom)
-    for number in range(5):
-        (layers.bottom / f"gone{number}").write_bytes(b"x" * 10)
-        (layers.bottom / f"moved{number}").write_bytes(b"x" * 10)
-    with union(layers, **options) as mnt, Session(mounts=[mnt]) as session:
-        for path in made:
-            os.lchown(f"{mnt}{path}", 7, 7)
-        for number in range(5):
-            os.unlink(mnt / f"gone{number}")
-            os.rename(mnt / f"moved{number}", mnt / "in-file" / f"here{number}")
-        if options.get("redirect_dir") == "on":
-            os.rename(mnt / "in-dir", mnt / "dir-moved")
-    assert (session.lost, session.unmatched) == (0, 0)
-    got = Counter(row["path"] for row in rows(session.table()))
-    expected = Counter([*made, *(f"/moved{n}" for n in range(5))])
-    expected.update(path.rpartition("/")[0] for path in made)
-    if "nfs_export" in options:
-        # What is about to be removed goes up first, so that its index entry can be made.
-        expected.update(f"/gone{n}" for n in range(5))
-    assert got == expected
-
-
-def test_nested(layers: Layers) -> None:
-    """A union over a union: what goes up in the outer one is the outer one's copyup."""
-    for number in range(7):
-        (layers.bottom / f"f{number}").write_bytes(b"x" * 4099)
-    (layers.base / "outer").mkdir()
-    outer = make_layers(layers.base / "outer")
-    with (
-        union(layers) as inner_mnt,
-        overlay(outer.mnt, [inner_mnt], outer.top, outer.work, {}) as outer_mnt,
-        Session(mounts=[outer_mnt, inner_mnt]) as session,
-    ):
-        for number in range(7):
-            os.chmod(outer_mnt / f"f{number}", 0o600)
-        for number in range(3):
-            os.chmod(inner_mnt / f"f{number}", 0o600)
-    got = Counter((row["mount"], row["path"], row["bytes"]) for row in rows(session.table()))
-    assert got == Counter(
-        [(str(outer_mnt), f"/f{n}", 4099) for n in range(7)]
-        + [(str(inner_mnt), f"/f{n}", 4099) for n in range(3)]
-    )
-
-
-def test_threads(layers: Layers) -> None:
-    """32 threads of one process; each copyup belongs to the thread that did it."""
-    files = {f"/f{number}": number * 13 for number in range(32 * 7)}
-    for path, size in files.items():
-        (layers.bottom / path[1:]).write_bytes(b"t" * size)
-    by_thread: dict[int, list[str]] = {}
-    barrier = threading.Barrier(32)
-    with union(layers) as mnt, Session(mounts=[mnt]) as session:
-
-        def work(first: int) -> None:
-            mine = list(files)[first::32]
-            by_thread[threading.get_native_id()] = mine
-            barrier.wait()
-            for path in mine:
-                os.close(os.open(f"{mnt}{path}", os.O_WRONLY))
-
-        threads = [threading.Thread(target=work, args=(number,)) for number in range(32)]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
-    assert (session.lost, session.unmatched) == (0, 0)
-    got = Counter((row["tid"], row["path"], row["bytes"]) for row in rows(session.table()))
-    assert got == Counter(
-        (tid, path, files[path]) for tid, paths in by_thread.items() for path in paths
-    )
-
-
-def test_userxattr_in_a_user_namespace(layers: Layers) -> None:
-    """A union that an ordinary user mounted: its marks are user.overlay.*."""
-    for directory in (layers.base, layers.bottom, layers.top, layers.work, layers.mnt):
-        os.chown(directory, 65534, 65534)
-        os.chmod(directory, 0o755)
-    for parent in layers.base.parents:
-        if not parent.stat().st_mode & 0o001:
-            parent.chmod(parent.stat().st_mode | 0o011)
-    for number in range(7):
-        (layers.bottom / f"f{number}").write_bytes(b"u" * 501)
-        os.chown(layers.bottom / f"f{number}", 65534, 65534)
-
-    def inside() -> None:
-        options = {"userxattr": ""}
-        with overlay(layers.mnt, [layers.bottom], layers.top, layers.work, options) as mnt:
-            for number in range(7):
-                os.close(os.open(mnt / f"f{number}", os.O_WRONLY))
-            os.write(told, b"x")
-            os.read(asked, 1)
-
-    asked, answer = os.pipe()
-    tell, told = os.pipe()
-    with Session() as session:
-        thread = threading.Thread(target=in_user_namespace, args=(inside,))
-        thread.start()
-        os.read(tell, 1)
-        # Where it is mounted can be seen only while somebody is in that namespace.
-        mine = rows(session.table(), mount=str(layers.mnt))
-        os.write(answer, b"x")
-        thread.join()
-    for fd in (asked, answer, tell, told):
-        os.close(fd)
-    got = Counter((row["path"], row["bytes"], row["uid"]) for row in mine)
-    assert got == Counter((f"/f{n}", 501, 65534) for n in range(7))
-
-
-def test_a_file_with_holes(layers: Layers) -> None:
-    """Bytes are what was copied, to the page; size is the file's."""
-    with open(layers.bottom / "sparse", "wb") as file:
-        file.seek(8 << 20)
-        file.write(b"x" * 8192)
-        file.truncate(9 << 20)
-    with union(layers) as mnt, Session(mounts=[mnt]) as session:
-        os.close(os.open(mnt / "sparse", os.O_WRONLY))
-        copied = os.stat(mnt / "sparse").st_blocks * 512
-    (row,) = rows(session.table())
-    assert (row["size"], row["bytes"], row["how"]) == (9 << 20, copied, "copy")
-    assert 8192 <= row["bytes"] <= 1 << 20
-
-
-def test_failed_copyup(layers: Layers) -> None:
-    """A copyup that finds no room is reported with the error, and never as done."""
-    (layers.bottom / "big").write_bytes(b"x" * 3_000_000)
-    small = layers.base / "small"
-    small.mkdir()
-    with tmpfs(small, options={"size": "1m"}):
-        tight = make_layers(small)
-        with (
-            overlay(tight.mnt, [layers.bottom], tight.top, tight.work, {}) as mnt,
-            Session(mounts=[mnt]) as session,
-            pytest.raises(OSError, match="No space"),
-        ):
-            os.close(os.open(mnt / "big", os.O_WRONLY))
-        (row,) = rows(session.table())
-    assert (row["errno"], row["op"], row["ftype"]) == (28, "openat", "file")
-    assert row["path"] is None

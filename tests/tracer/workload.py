@@ -38,9 +38,11 @@ def copyup(plan: str) -> None:
 
 
 def _until_closed() -> Iterator[int]:
-    """0, 1, 2 … until standard input is closed."""
+    """0, 1, 2 … until standard input is closed; says "going" once it is well under way."""
     number = 0
     while not select.select([0], [], [], 0)[0]:
+        if number == 3:
+            print("going", flush=True)
         yield number
         number += 1
 
