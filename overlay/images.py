@@ -250,7 +250,7 @@ def _no_mount(fstype: str, shown: str, error: OSError) -> FallthruError:
 
 @contextmanager
 def named(images: Sequence[Image]) -> Iterator[None]:
-    """Give ``images`` the names they are recorded by, for the kernel to look up now."""
+    """Give ``images`` the names they are recorded by, for the kernel to look up meanwhile."""
     with ExitStack() as stack:
         # Others may be naming the same device.
         if stack.enter_context(runstate.locked("images")) is None:

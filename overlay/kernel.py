@@ -105,7 +105,7 @@ def open_overlay(overlay: Overlay) -> int:
                 _require_fresh(overlay.index, layers)
             asked = frozenset(key for key, _ in overlay.options)
             make = functools.partial(_create, fs, layers, profile.source, options, asked)
-            if not overlay.require_read_only and not readonlyusers.any_read_only(layers.bottoms):
+            if not overlay.require_read_only and not readonlyusers.any_read_only(layers):
                 return make()
             with readonlyusers.relied_on(
                 layers, enforce=overlay.hold, require=overlay.require_read_only
@@ -144,16 +144,17 @@ def _create(
 def _configured(
     fs: int, layers: OpenLayers, source: str, options: tuple[tuple[str, str], ...]
 ) -> int:
-    syscalls.fsconfig_string(fs, "source", source)
-    layerargs.configure(fs, layers)
-    for key, value in options:
-        if value:
-            syscalls.fsconfig_string(fs, key, value)
-        else:
-            syscalls.fsconfig_flag(fs, key)
-    if layers.family == "user":
-        syscalls.fsconfig_flag(fs, "userxattr")
-    syscalls.fsconfig_create(fs)
+    with layerargs.names(layers):
+        syscalls.fsconfig_string(fs, "source", source)
+        layerargs.configure(fs, layers)
+        for key, value in options:
+            if value:
+                syscalls.fsconfig_string(fs, key, value)
+            else:
+                syscalls.fsconfig_flag(fs, key)
+        if layers.family == "user":
+            syscalls.fsconfig_flag(fs, "userxattr")
+        syscalls.fsconfig_create(fs)
     # noatime: an access must never copy a file up (L234–L237, L341).
     return syscalls.fsmount(fs, syscalls.MOUNT_ATTR_NOATIME)
 

@@ -12,13 +12,16 @@ import errno
 import functools
 import os
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 
 from overlay import images, syscalls
 from overlay.errors import EnvironmentLacks
 from overlay.preflight import Directory, OpenLayers
 from overlay.text import printable
 
-__all__ = ["configure", "escape", "takes_appended_bottoms", "takes_descriptors"]
+__all__ = ["configure", "escape", "names", "takes_appended_bottoms", "takes_descriptors"]
+
+_NOTHING: AbstractContextManager[None] = nullcontext()
 
 
 def escape(path: str) -> str:
@@ -64,18 +67,15 @@ def _accepts(configure_one: Callable[[int], None]) -> bool:
     return True
 
 
-def configure(fs: int, layers: OpenLayers) -> None:
-    """Name the layers of an overlay that is being configured; OSError as the kernel says."""
+def names(layers: OpenLayers) -> AbstractContextManager[None]:
+    """While this is entered the kernel can look up all layers: until the overlay is made."""
     lower = layers.bottoms if layers.index is None else (layers.index, *layers.bottoms)
     attached = [bottom.image for bottom in lower if bottom.image]
-    if not attached:
-        _configure(fs, layers)
-        return
-    with images.named(attached):
-        _configure(fs, layers)
+    return images.named(attached) if attached else _NOTHING
 
 
-def _configure(fs: int, layers: OpenLayers) -> None:
+def configure(fs: int, layers: OpenLayers) -> None:
+    """Name the layers of an overlay that is being configured; OSError as the kernel says."""
     merged: tuple[Directory, ...] = layers.bottoms
     data: tuple[Directory, ...] = ()
     if layers.index is not None:

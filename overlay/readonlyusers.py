@@ -82,9 +82,13 @@ def _parsed(name: str) -> Device:
     return int(major), int(minor)
 
 
-def any_read_only(bottoms: Sequence[Directory]) -> bool:
+def any_read_only(layers: OpenLayers) -> bool:
     """Whether there is something to rely on: one cheap system call for every bottom."""
-    return any(map(_is_read_only, bottoms))
+    return any(map(_is_read_only, _lower(layers)))
+
+
+def _lower(layers: OpenLayers) -> tuple[Directory, ...]:
+    return layers.bottoms if layers.index is None else (layers.index, *layers.bottoms)
 
 
 def _is_read_only(bottom: Directory) -> bool:
@@ -104,10 +108,10 @@ def relied_on(
     with runstate.locked("devices") as held:
         try:
             if enforce and held is not None:
-                for bottom in filter(_is_read_only, layers.bottoms):
+                for bottom in filter(_is_read_only, _lower(layers)):
                     _hold(held, _state(bottom))
             if require:
-                for bottom in layers.bottoms:
+                for bottom in _lower(layers):
                     guard.require_read_only(_state(bottom))
             yield lambda tree: tree if held is None else _noted(tree, layers)
         except BaseException:
@@ -159,7 +163,7 @@ def _noted(tree: int, layers: OpenLayers) -> int:
     try:
         device = os.fstat(tree).st_dev
         dev = (os.major(device), os.minor(device))
-        relied = [bottom for bottom in layers.bottoms if _is_read_only(bottom)]
+        relied = [bottom for bottom in _lower(layers) if _is_read_only(bottom)]
         entries = mountinfo.read() if any(bottom.image is None for bottom in relied) else []
         evidence = tuple(Evidence.of(_state(bottom, entries)) for bottom in relied)
         reliance = Reliance(dev, time.time(), layers.top.path, evidence)
