@@ -6,6 +6,7 @@ import click
 
 from overlay.cli.layers import DIRECTORY, key_value
 from overlay.profiles import DEFAULT, PROFILES
+from overlay.text import printable
 
 PROFILE_HELP = "What the mount promises. " + "; ".join(
     f"{profile.name}: {profile.summary}" for profile in PROFILES.values()
@@ -19,7 +20,7 @@ PROFILE_HELP = "What the mount promises. " + "; ".join(
     type=DIRECTORY,
     multiple=True,
     required=True,
-    help="The read-only directory below; several, uppermost first.",
+    help="The read-only directory below, or an image or block device; several, uppermost first.",
 )
 @click.option("--top", type=DIRECTORY, required=True, help="The directory that takes all writes.")
 @click.option("--work", type=DIRECTORY, help="Scratch directory of the top.  [default: TOP.work]")
@@ -43,6 +44,23 @@ PROFILE_HELP = "What the mount promises. " + "; ".join(
     is_flag=True,
     help="Refuse unless the kernel itself keeps every bottom read-only.",
 )
+@click.option(
+    "--index",
+    type=DIRECTORY,
+    metavar="META",
+    help="The bottoms' shared index, made by `fallthru prime --shared`.",
+)
+@click.option(
+    "--hold/--no-hold",
+    default=True,
+    show_default=True,
+    help="Keep the block device of a read-only bottom read-only while an overlay relies on it.",
+)
+@click.option(
+    "--allow-submounts",
+    is_flag=True,
+    help="Cover file systems that are mounted read-write below a bottom.",
+)
 @click.option("-n", "--dry-run", is_flag=True, help="Print the mount command, mount nothing.")
 @click.argument("mount_point", metavar="MOUNTPOINT", type=DIRECTORY)
 def mount(
@@ -52,6 +70,9 @@ def mount(
     profile: str,
     options: tuple[tuple[str, str], ...],
     require_read_only: bool,
+    index: str | None,
+    hold: bool,
+    allow_submounts: bool,
     dry_run: bool,
     mount_point: str,
 ) -> None:
@@ -65,11 +86,20 @@ def mount(
       fallthru mount --bottom /usr --top /srv/usr-top /mnt
       fallthru mount --bottom /usr --top /srv/usr-top --profile fallthru /mnt
       fallthru mount --bottom app --bottom base --top /srv/top /mnt
+      fallthru mount --bottom /srv/base.erofs --top /srv/top /mnt
+      fallthru mount --index /srv/usr.meta --bottom /usr --top /srv/usr-top /mnt
     """
-    from overlay import kernel
+    from overlay import conflicts, kernel
 
-    overlay = kernel.Overlay(bottoms, top, work, profile, options, require_read_only)
+    overlay = kernel.Overlay(
+        bottoms, top, work, profile, options, require_read_only, hold=hold, index=index
+    )
     if dry_run:
         click.echo(overlay.describe(mount_point))
         return
+    covered = conflicts.check(bottoms, top, allow_submounts=allow_submounts)
     kernel.mount(overlay, mount_point)
+    missed = [mount for mount in covered if mount.holds_data]
+    if missed:
+        names = ", ".join(printable(mount.mount_point) for mount in missed)
+        click.echo(f"fallthru: the union does not show what is mounted at {names}", err=True)
