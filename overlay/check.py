@@ -66,7 +66,7 @@ def suspect_at(mount_point: str) -> Suspect:
     mount = overlay_at(mount_point)
     if mount.top is None:
         raise UsageError(f"the overlay at {printable(mount.mount_point)} has no top to check")
-    for path in (mount.top, *mount.bottoms, *mount.data_bottoms):
+    for path in (mount.top, *mount.bottoms, *mount.data_bottoms, mount.work or "/"):
         if not path.startswith("/"):
             raise UsageError(
                 f"the overlay was mounted with the relative path {printable(path)}, so nobody "

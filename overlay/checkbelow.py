@@ -16,9 +16,20 @@ from typing import NamedTuple, Self
 from overlay import syscalls
 from overlay.layer import VANISHED
 from overlay.marks import MarkFamily, is_whiteout_device
+from overlay.markvalues import NO_XATTR
 from overlay.view import OpenDirectory, Place, View
 
 __all__ = ["Below", "DirectoryBelow", "Spot", "Target"]
+
+
+def _attributes(fd: int, name: bytes | None = None) -> list[str]:
+    """The names of extended attributes; none on a file system that has none."""
+    try:
+        return syscalls.listxattr(fd, name)
+    except OSError as error:
+        if error.errno in NO_XATTR:
+            return []
+        raise
 
 
 class Spot(NamedTuple):
@@ -103,8 +114,12 @@ class Below:
         self._parent = (path, fd)
 
     def is_lowest(self, spots: tuple[Spot, ...]) -> bool:
-        """Whether nothing but the lowest bottom, and no data-only layer, is left to ask."""
-        return len(spots) == 1 and spots[0].layer == self._last == len(self._view.layers) - 1
+        """Whether nothing but the lowest bottom is left to ask; data may still lie elsewhere."""
+        return len(spots) == 1 and spots[0].layer == self._last
+
+    def has_data_layers(self) -> bool:
+        """Whether there are layers below the lowest that only hold data."""
+        return len(self._view.layers) > self._view.merged
 
     def stat(
         self, fd: int, spot: Spot, name: bytes, *, data: bool, hidden: bool = True
@@ -124,7 +139,7 @@ class Below:
         size = None
         if stat.S_ISREG(st.st_mode):
             empty = hidden and st.st_size == 0
-            attributes = syscalls.listxattr(fd, name) if data or empty else []
+            attributes = _attributes(fd, name) if data or empty else []
             if empty and self.family.attribute("whiteout") in attributes:
                 return None
             # A stub in the lowest layer: there is no data further down.
@@ -180,7 +195,7 @@ class DirectoryBelow:
         """What the bottoms show as ``name``; ``data``: a file's size is of interest."""
         if not self._spots:
             return None
-        if self._lowest:
+        if self._lowest and not (data and self._below.has_data_layers()):
             spot = self._spots[0]
             if self._fd < 0:
                 try:
@@ -191,7 +206,7 @@ class DirectoryBelow:
                     raise
                 # Asked once here, and not of every empty file.
                 opaque = self._below.family.attribute("opaque")
-                self._hidden = opaque in syscalls.listxattr(self._fd)
+                self._hidden = opaque in _attributes(self._fd)
             path = spot.path + b"/" + name if spot.path else name
             return self._below.stat(
                 self._fd, Spot(spot.layer, path), name, data=data, hidden=self._hidden

@@ -36,6 +36,9 @@ _COLOURS = {"error": "red", "warning": "yellow", "note": "cyan"}
 @click.option(
     "--work", type=DIRECTORY, metavar="DIR", help="The work directory.  [default: TOP.work]"
 )
+@click.option(
+    "--index", type=DIRECTORY, metavar="META", help="The bottoms' shared index, if it is used."
+)
 @click.option("--userxattr", is_flag=True, help="The top's marks are user.*, not trusted.*.")
 @click.argument("mount_point", metavar="[MOUNTPOINT]", type=DIRECTORY, required=False)
 @click.pass_context
@@ -45,6 +48,7 @@ def check(
     top: str | None,
     bottoms: tuple[str, ...],
     work: str | None,
+    index: str | None,
     userxattr: bool,
     repair: bool,
     yes: bool,
@@ -70,10 +74,8 @@ def check(
     """
     if yes and not repair:
         raise UsageError("--yes answers the questions of --repair", hint="add --repair")
-    suspect = _suspect(mount_point, top, bottoms, work, userxattr)
-    damaged = (
-        _repair(suspect, yes, notes, as_json) if repair else _report(suspect, notes, as_json)
-    )
+    suspect = _suspect(mount_point, top, bottoms, work, index, userxattr)
+    damaged = _repair(suspect, yes, notes, as_json) if repair else _report(suspect, notes, as_json)
     if damaged:
         context.exit(EXIT_ANSWER_IS_NO)
 
@@ -83,12 +85,13 @@ def _suspect(
     top: str | None,
     bottoms: tuple[str, ...],
     work: str | None,
+    index: str | None,
     userxattr: bool,
 ) -> Suspect:
     from overlay.check import Suspect, suspect_at
 
     if mount_point is not None:
-        if top is not None or bottoms or work is not None or userxattr:
+        if top or bottoms or work or index or userxattr:
             raise UsageError(
                 "a mount point was given, and layers too",
                 hint="leave the layers out: the mount names its own",
@@ -102,7 +105,11 @@ def _suspect(
     from overlay.preflight import in_user_namespace
 
     family = "user" if userxattr or in_user_namespace() else "trusted"
-    return Suspect(top, bottoms, work, (), family)
+    if index is None:
+        return Suspect(top, bottoms, work, (), family)
+    from overlay.sharedindex import layer_of
+
+    return Suspect(top, (layer_of(index),), work, bottoms, family)
 
 
 def _report(suspect: Suspect, notes: bool, as_json: bool) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -141,6 +142,57 @@ def test_notes_do_not_count(healthy: Layers) -> None:
 )
 def test_usage(arguments: list[str]) -> None:
     assert fallthru(*arguments).returncode == 2
+
+
+def test_a_top_over_a_shared_index(healthy: Layers) -> None:
+    meta = healthy.base / "meta"
+    assert fallthru("prime", "--shared", "--bottom", healthy.bottom, "-o", meta).returncode == 0
+    layers = ("--index", meta, "--bottom", healthy.bottom, "--top", healthy.top)
+    assert fallthru("mount", *layers, "--profile", "fallthru", healthy.mnt).returncode == 0
+    (healthy.mnt / "file").chmod(0o600)
+    (healthy.mnt / "keep/a").write_text("changed")
+    (healthy.mnt / "keep/b").unlink()
+    (healthy.mnt / "other").rename(healthy.mnt / "moved")
+    live = fallthru("check", healthy.mnt, "--json")
+    assert fallthru("umount", healthy.mnt).returncode == 0
+    assert (live.returncode, json.loads(live.stdout)) == (0, [])
+    done = fallthru("check", *layers, "--json")
+    assert (done.returncode, json.loads(done.stdout)) == (0, [])
+    (healthy.bottom / "file").unlink()
+    done = fallthru("check", *layers, "--json")
+    assert [(each["code"], each["path"]) for each in json.loads(done.stdout)] == [
+        ("stub-gone", "file")
+    ]
+
+
+def test_an_image_is_a_bottom(healthy: Layers) -> None:
+    image = healthy.base / "bottom.squashfs"
+    if shutil.which("mksquashfs") is None:
+        pytest.skip("needs: mksquashfs")
+    subprocess.run(["mksquashfs", healthy.bottom, image, "-quiet"], check=True, capture_output=True)
+    overlay = Overlay((str(image),), str(healthy.top), profile="fallthru")
+    with kernel.mounted(overlay, str(healthy.mnt)):
+        (healthy.mnt / "file").chmod(0o600)
+        (healthy.mnt / "keep").rename(healthy.mnt / "kept")
+        assert fallthru("check", healthy.mnt).returncode == 0
+    done = fallthru("check", "--top", healthy.top, "--bottom", image)
+    assert (done.returncode, done.stdout) == (0, "")
+
+
+def test_the_benchmark_finds_nothing_in_what_it_builds() -> None:
+    done = subprocess.run(
+        [sys.executable, "scripts/benchmarks/check.py", "--entries", "3000"],
+        cwd=REPOSITORY,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+    )
+    assert done.returncode == 0, done.stderr
+    result = json.loads(done.stdout)
+    assert result["entries"] >= 3000
+    assert result["findings"] == 0
+    assert result["peak_rss_mib"] < 100
 
 
 # ----------------------------------------------------------------------- fsck.overlay
