@@ -59,13 +59,16 @@ class Walker:
         self._stack = stack
         self._match = match
 
-    def walk(self, path: bytes, who: Credentials, *, follow: bool = True) -> Target:
+    def walk(
+        self, path: bytes, who: Credentials, *, follow: bool = True, creates: bool = False
+    ) -> Target:
         """What ``path`` leads to, from the union's root.
 
-        A symlink at the end is followed if ``follow``, and always before a slash.
+        A symlink at the end is followed if ``follow``, and always before a slash, unless
+        a file is to be created there: EISDIR then.
         Raises ENOENT, ENOTDIR, EACCES, ELOOP or ENAMETOOLONG.
         """
-        return self._walk(path, who, follow=follow, look=True)
+        return self._walk(path, who, follow=follow, creates=creates)
 
     def parent(self, path: bytes, who: Credentials) -> Target:
         """Where the entry is that ``path`` names, itself not looked up (``node`` is None).
@@ -73,7 +76,7 @@ class Walker:
         This is how the calls begin that change entries (filename_parentat()): a symlink
         at the end is not followed, not even before a slash.
         """
-        return self._walk(path, who, follow=False, look=False)
+        return self._walk(path, who, look=False)
 
     def look(self, target: Target) -> Target:
         """:meth:`parent`'s answer with what is there."""
@@ -81,7 +84,15 @@ class Walker:
             return target
         return replace(target, node=self._lookup(target.parent, target.name))
 
-    def _walk(self, path: bytes, who: Credentials, *, follow: bool, look: bool) -> Target:
+    def _walk(
+        self,
+        path: bytes,
+        who: Credentials,
+        *,
+        follow: bool = False,
+        creates: bool = False,
+        look: bool = True,
+    ) -> Target:
         if not path:
             raise failure(errno.ENOENT)
         at = self._stack.root()
@@ -97,6 +108,8 @@ class Walker:
                 continue
             if not names and not look:
                 return Target(at, name, None, name, slash)
+            if not names and creates and slash:
+                raise failure(errno.EISDIR)
             node = self._lookup(at, name)
             is_link = node is not None and stat.S_ISLNK(node.st.st_mode)
             if not names and not (is_link and (follow or slash)):

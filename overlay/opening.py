@@ -41,15 +41,12 @@ class Opener:
     def open(self, path: bytes, flags: int, mode: int) -> int:
         """A descriptor on the real file; see :meth:`overlay.union.Union.open`."""
         flags = _checked(flags)
-        if flags & os.O_CREAT and path.endswith(b"/") and self._walker.parent(path, self._who).name:
-            raise failure(errno.EISDIR)
         excl = flags & os.O_CREAT and flags & os.O_EXCL
         follow = not (flags & os.O_NOFOLLOW or excl)
-        target = self._walker.walk(path, self._who, follow=follow)
+        creates = bool(flags & os.O_CREAT)
+        target = self._walker.walk(path, self._who, follow=follow, creates=creates)
         if flags & os.O_TMPFILE == os.O_TMPFILE:
             return self._tmpfile(target, flags, mode)
-        if flags & os.O_CREAT and target.slash and target.name:
-            raise failure(errno.EISDIR)
         if target.node is None:
             return self._create(target, flags, mode)
         return self._open_existing(target, target.node, flags)

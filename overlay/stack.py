@@ -22,12 +22,15 @@ from overlay.inodeflags import APPEND, IMMUTABLE, protected
 from overlay.layer import Layer
 from overlay.marks import MarkFamily, Whiteout, escape_attribute, write_whiteout
 from overlay.markvalues import NO_XATTR
-from overlay.preflight import open_layers
+from overlay.preflight import in_user_namespace, open_layers
 from overlay.profiles import profile_named
 from overlay.view import Node, Place, View
 
 __all__ = ["Directory", "Stack", "Target", "open_stack"]
 
+_RDONLY: Final = syscalls.MOUNT_ATTR_RDONLY
+#: Access time settings are one field: it has to be cleared before it is set (mount_setattr(2)).
+_ATIME: Final = 0x70
 _DIRECTORY: Final = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
 
 
@@ -220,8 +223,9 @@ def open_stack(
 
     Raises the errors of :func:`overlay.preflight.open_layers`, and TopInUse.
     """
-    # Reading stubs is no difficulty here, so nothing has to be looked for in the top.
-    profile = profile_named("document" if family is MarkFamily.USER else "fallthru")
+    # Stubs are read here by themselves; but no mount in a user namespace could.
+    no_stubs = family is MarkFamily.USER or in_user_namespace()
+    profile = profile_named("document" if no_stubs else "fallthru")
     with open_layers(tuple(bottoms), top, work, profile) as layers, ExitStack() as undo:
         lower = []
         for bottom in layers.bottoms:
@@ -256,14 +260,16 @@ def _read_only(fd: int) -> int:
             raise
         return os.open(".", _DIRECTORY, dir_fd=fd)
     try:
-        attributes = syscalls.MOUNT_ATTR_RDONLY | syscalls.MOUNT_ATTR_NOATIME
-        syscalls.mount_setattr(
-            tree, "", syscalls.AT_EMPTY_PATH, attr_set=attributes, attr_clr=_ATIME_MASK
-        )
+        # In a user namespace the access times are as whoever mounted it wants them.
+        for attributes, cleared in ((_RDONLY | syscalls.MOUNT_ATTR_NOATIME, _ATIME), (_RDONLY, 0)):
+            try:
+                syscalls.mount_setattr(
+                    tree, "", syscalls.AT_EMPTY_PATH, attr_set=attributes, attr_clr=cleared
+                )
+                break
+            except OSError as error:
+                if error.errno != errno.EPERM:
+                    raise
         return os.open(".", _DIRECTORY, dir_fd=tree)
     finally:
         os.close(tree)
-
-
-#: Access time settings are one field: it has to be cleared before it is set (mount_setattr(2)).
-_ATIME_MASK: Final = 0x70

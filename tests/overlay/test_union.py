@@ -1,0 +1,405 @@
+"""The document's own examples (L113–L130), and its lookup (L84–L108, L276–L322)."""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from overlay import syscalls
+from overlay.errors import EnvironmentLacks, Refused, TopInUse, UsageError
+from overlay.union import Union
+from tests.conftest import Layers
+from tests.fsimages import tmpfs
+from tests.rawoverlay import overlay
+
+OPAQUE, REDIRECT = "trusted.overlay.opaque", "trusted.overlay.redirect"
+METACOPY = "trusted.overlay.metacopy"
+
+
+@pytest.fixture
+def union(layers: Layers) -> Iterator[Union]:
+    """The document's names on the bottom, and an open union over them."""
+    (layers.bottom / "oldfile").write_bytes(b"old content")
+    (layers.bottom / "olddir").mkdir()
+    (layers.bottom / "shareddir" / "sub").mkdir(parents=True)
+    (layers.bottom / "shareddir" / "file").write_bytes(b"shared")
+    with Union(layers.top, [layers.bottom]) as opened:
+        yield opened
+
+
+def fails(number: int, call: Callable[[], object]) -> OSError:
+    with pytest.raises(OSError, match=os.strerror(number)) as caught:
+        call()
+    return caught.value
+
+
+def is_whiteout(path: Path) -> bool:
+    st = path.lstat()
+    return stat.S_ISCHR(st.st_mode) and st.st_rdev == 0
+
+
+def names(union: Union, path: str = "/") -> list[str]:
+    return [os.fsdecode(entry.name) for entry in union.readdir(path)]
+
+
+def read(union: Union, path: str) -> bytes:
+    fd = union.open(path, os.O_RDONLY)
+    with open(fd, "rb") as file:
+        return file.read()
+
+
+# ------------------------------------------------------------------ the examples
+
+
+def test_creat_makes_a_file_on_the_top(union: Union, layers: Layers) -> None:
+    os.close(union.creat("/newfile"))
+    assert os.listdir(layers.top) == ["newfile"]
+
+
+def test_unlink_makes_a_whiteout(union: Union, layers: Layers) -> None:
+    union.unlink("/oldfile")
+    assert is_whiteout(layers.top / "oldfile")
+    fails(errno.ENOENT, lambda: union.stat("/oldfile"))
+    fails(errno.ENOENT, lambda: union.unlink("/oldfile"))
+
+
+def test_unlink_of_what_the_top_alone_has_leaves_nothing(union: Union, layers: Layers) -> None:
+    os.close(union.creat("/newfile"))
+    union.unlink("/newfile")
+    assert os.listdir(layers.top) == []
+
+
+def test_editing_copies_up_at_open_time(union: Union, layers: Layers) -> None:
+    fd = union.open("/oldfile", os.O_WRONLY)
+    assert (layers.top / "oldfile").read_bytes() == b"old content"
+    os.write(fd, b"new")
+    os.close(fd)
+    assert read(union, "/oldfile") == b"new content"
+    assert (layers.bottom / "oldfile").read_bytes() == b"old content"
+
+
+@pytest.mark.parametrize(("size", "content"), [(0, b""), (3, b"old"), (13, b"old content\0\0")])
+def test_truncate_keeps_that_many_bytes(union: Union, size: int, content: bytes) -> None:
+    union.truncate("/oldfile", size)
+    assert read(union, "/oldfile") == content
+
+
+def test_touch_chmod_and_chown_copy_up(union: Union, layers: Layers) -> None:
+    union.utime("/oldfile", (1, 2))
+    assert (layers.top / "oldfile").stat().st_mtime_ns == 2
+    union.chmod("/oldfile", 0o640)
+    union.chown("/oldfile", 7, 8)
+    st = (layers.top / "oldfile").stat()
+    assert (stat.S_IMODE(st.st_mode), st.st_uid, st.st_gid) == (0o640, 7, 8)
+
+
+def test_mkdir_makes_a_directory_on_the_top(union: Union, layers: Layers) -> None:
+    union.mkdir("/newdir", 0o750)
+    assert stat.S_IMODE((layers.top / "newdir").stat().st_mode) == 0o750
+    assert OPAQUE not in os.listxattr(layers.top / "newdir")
+
+
+def test_rmdir_makes_a_whiteout_and_mkdir_an_opaque_directory(union: Union, layers: Layers) -> None:
+    union.rmdir("/olddir")
+    assert is_whiteout(layers.top / "olddir")
+    union.mkdir("/olddir")
+    assert os.getxattr(layers.top / "olddir", OPAQUE) == b"y"
+
+
+def test_a_directory_that_replaces_one_does_not_show_the_old_content(union: Union) -> None:
+    union.unlink("/shareddir/file")
+    union.rmdir("/shareddir/sub")
+    union.rmdir("/shareddir")
+    union.mkdir("/shareddir")
+    assert names(union, "/shareddir") == []
+
+
+def test_link_copies_up(union: Union, layers: Layers) -> None:
+    union.link("/oldfile", "/newlink")
+    assert os.path.samefile(layers.top / "oldfile", layers.top / "newlink")
+    assert union.stat("/newlink").st_nlink == 2
+
+
+def test_symlink_is_nothing_special(union: Union, layers: Layers) -> None:
+    union.symlink("/oldfile", "/symlink")
+    assert os.listdir(layers.top) == ["symlink"]
+    assert read(union, "/symlink") == b"old content"
+
+
+def test_rename_leaves_a_whiteout(union: Union, layers: Layers) -> None:
+    union.rename("/oldfile", "/newfile")
+    assert is_whiteout(layers.top / "oldfile")
+    assert read(union, "/newfile") == b"old content"
+    assert names(union) == ["newfile", "olddir", "shareddir"]
+
+
+def test_rename_of_a_directory_is_exdev(union: Union, layers: Layers) -> None:
+    fails(errno.EXDEV, lambda: union.rename("/olddir", "/moved"))
+    union.mkdir("/mine")
+    error = fails(errno.EXDEV, lambda: union.rename("/mine", "/moved"))
+    assert (error.filename, error.filename2) == ("/mine", "/moved")
+    assert sorted(os.listdir(layers.top)) == ["mine"]
+
+
+def test_own_directories_move_if_asked_to(union: Union, layers: Layers) -> None:
+    union.close()
+    with Union(layers.top, [layers.bottom], move_directories=True) as other:
+        fails(errno.EXDEV, lambda: other.rename("/olddir", "/moved"))
+        other.mkdir("/mine")
+        other.rename("/mine", "/olddir")
+        # In the place of a bottom's directory it must not show that one's entries.
+        assert os.getxattr(layers.top / "olddir", OPAQUE) == b"y"
+
+
+def test_rename_takes_the_place_of_an_empty_directory_with_whiteouts(layers: Layers) -> None:
+    (layers.bottom / "d").mkdir()
+    (layers.bottom / "d" / "gone").touch()
+    with Union(layers.top, [layers.bottom], move_directories=True) as union:
+        union.unlink("d/gone")
+        union.mkdir("mine")
+        os.close(union.creat("mine/file"))
+        union.rename("mine", "d")
+        assert names(union, "d") == ["file"]
+        assert names(union) == ["d"]
+
+
+def test_whiteouts_are_not_made_by_mknod(union: Union, layers: Layers) -> None:
+    fails(errno.EPERM, lambda: union.mknod("/dev", stat.S_IFCHR | 0o600, 0))
+    union.mknod("/null", stat.S_IFCHR | 0o600, os.makedev(1, 3))
+    assert os.listdir(layers.top) == ["null"]
+
+
+def test_flags_of_an_inode(union: Union, layers: Layers) -> None:
+    union.set_flags("/oldfile", 0x10)
+    assert union.get_flags("/oldfile") == 0x10
+    fails(errno.EPERM, lambda: union.open("/oldfile", os.O_WRONLY))
+    fails(errno.EPERM, lambda: union.unlink("/oldfile"))
+    # As the kernel stores it, so that the top stays workable.
+    assert os.getxattr(layers.top / "oldfile", "trusted.overlay.protattr") == b"i"
+    union.set_flags("/oldfile", 0)
+    union.unlink("/oldfile")
+
+
+# --------------------------------------------------------------------- lookup
+
+
+def test_an_opaque_directory_hides_and_a_fallthru_overrides_it(layers: Layers) -> None:
+    (layers.bottom / "d" / "sub").mkdir(parents=True)
+    (layers.bottom / "d" / "hidden").touch()
+    (layers.bottom / "d" / "shown").write_bytes(b"below")
+    (layers.top / "d" / "sub").mkdir(parents=True)
+    os.setxattr(layers.top / "d", OPAQUE, b"y")
+    os.setxattr(layers.top / "d" / "sub", REDIRECT, b"/d/sub")
+    with (layers.top / "d" / "shown").open("wb") as stub:
+        stub.truncate(5)
+    os.setxattr(layers.top / "d" / "shown", METACOPY, b"")
+    os.setxattr(layers.top / "d" / "shown", REDIRECT, b"/d/shown")
+    with Union(layers.top, [layers.bottom]) as union:
+        fails(errno.ENOENT, lambda: union.stat("d/hidden"))
+        assert read(union, "d/shown") == b"below"
+        assert names(union, "d") == ["shown", "sub"]
+        fd = union.open("d/shown", os.O_WRONLY | os.O_APPEND)
+        os.write(fd, b"!")
+        os.close(fd)
+        assert (layers.top / "d" / "shown").read_bytes() == b"below!"
+
+
+def test_several_bottoms_merge_from_top_to_bottom(layers: Layers) -> None:
+    upper = layers.base / "upper"
+    for layer, name in ((upper, "one"), (layers.bottom, "two")):
+        (layer / "d").mkdir(parents=True)
+        (layer / "d" / name).touch()
+        (layer / "d" / "both").write_text(layer.name)
+    with Union(layers.top, [upper, layers.bottom]) as union:
+        assert names(union, "d") == ["both", "one", "two"]
+        assert read(union, "d/both") == b"upper"
+
+
+@pytest.mark.parametrize("redirect", [b"/a/old", b"old"])
+def test_a_renamed_directory_is_found(layers: Layers, redirect: bytes) -> None:
+    """What a kernel with redirect_dir=on left: the document has no such renames."""
+    (layers.bottom / "a" / "old").mkdir(parents=True)
+    (layers.bottom / "a" / "old" / "file").write_bytes(b"moved along")
+    (layers.top / "a" / "new").mkdir(parents=True)
+    os.setxattr(layers.top / "a" / "new", REDIRECT, redirect)
+    with Union(layers.top, [layers.bottom]) as union:
+        assert read(union, "a/new/file") == b"moved along"
+        union.chmod("a/new/file", 0o600)
+        assert (layers.top / "a" / "new" / "file").read_bytes() == b"moved along"
+        assert names(union, "a/new") == ["file"]
+
+
+def test_walking_makes_matching_directories(layers: Layers) -> None:
+    """A directory is matched when something is looked up in it, not when a path ends at it."""
+    (layers.bottom / "a" / "b" / "c").mkdir(parents=True)
+    os.chmod(layers.bottom / "a", 0o710)
+    os.setxattr(layers.bottom / "a", "user.x", b"value")
+    os.utime(layers.bottom / "a", ns=(10, 20))
+    with Union(layers.top, [layers.bottom]) as union:
+        union.stat("a")
+        assert os.listdir(layers.top) == []
+        union.stat("a/b")
+        copy = layers.top / "a"
+        assert (oct(copy.stat().st_mode), copy.stat().st_mtime_ns) == ("0o40710", 20)
+        assert os.getxattr(copy, "user.x") == b"value"
+        assert os.listdir(copy) == []
+        union.stat("a/b/c")
+        assert os.listdir(copy) == ["b"]
+        assert os.listdir(copy / "b") == []
+        # What happened on the top is no change of the union.
+        assert union.stat("a").st_mtime_ns == 20
+
+
+def test_matching_can_wait_until_something_is_written(layers: Layers) -> None:
+    (layers.bottom / "a" / "b").mkdir(parents=True)
+    with Union(layers.top, [layers.bottom], matching=False) as union:
+        union.stat("a/b")
+        assert os.listdir(layers.top) == []
+        os.close(union.creat("a/b/new"))
+        assert os.listdir(layers.top / "a" / "b") == ["new"]
+
+
+def test_a_walk_that_reads_does_not_need_a_writable_top(layers: Layers) -> None:
+    """Only writing calls may meet ENOSPC (L629)."""
+    (layers.bottom / "a").mkdir()
+    (layers.bottom / "a" / "file").write_bytes(b"content")
+    small = layers.base / "small"
+    small.mkdir()
+    with tmpfs(small, options={"nr_inodes": "7"}):
+        (small / "top").mkdir()
+        with Union(small / "top", [layers.bottom]) as union:
+            while True:
+                try:
+                    (small / str(len(os.listdir(small)))).touch()
+                except OSError:
+                    break
+            assert read(union, "a/file") == b"content"
+            assert names(union, "a") == ["file"]
+            fails(errno.ENOSPC, lambda: union.creat("a/new"))
+
+
+def test_symlinks_are_followed_in_the_union(layers: Layers) -> None:
+    (layers.bottom / "etc").mkdir()
+    (layers.bottom / "etc" / "passwd").write_bytes(b"the union's")
+    (layers.bottom / "etc" / "up").symlink_to("../../../etc/passwd")
+    (layers.bottom / "abs").symlink_to("/etc")
+    (layers.bottom / "loop").symlink_to("loop")
+    with Union(layers.top, [layers.bottom]) as union:
+        assert read(union, "abs/passwd") == b"the union's"
+        assert read(union, "etc/up") == b"the union's"
+        fails(errno.ELOOP, lambda: union.stat("loop"))
+        fails(errno.ELOOP, lambda: union.open("abs", os.O_RDONLY | os.O_NOFOLLOW))
+
+
+@pytest.mark.parametrize(("count", "works"), [(40, True), (41, False)])
+def test_forty_symlinks_are_followed(layers: Layers, count: int, works: bool) -> None:
+    (layers.bottom / "0").write_bytes(b"end")
+    for number in range(count):
+        (layers.bottom / str(number + 1)).symlink_to(str(number))
+    with Union(layers.top, [layers.bottom]) as union:
+        if works:
+            assert read(union, str(count)) == b"end"
+        else:
+            fails(errno.ELOOP, lambda: union.stat(str(count)))
+
+
+def test_names_and_depth_have_no_limit_but_255(layers: Layers) -> None:
+    name = b"n" * 255
+    here = os.open(layers.bottom, os.O_RDONLY)
+    for _ in range(40):
+        os.mkdir(name, dir_fd=here)
+        below = os.open(name, os.O_RDONLY, dir_fd=here)
+        os.close(here)
+        here = below
+    os.close(os.open(b"file", os.O_CREAT | os.O_WRONLY, dir_fd=here))
+    os.close(here)
+    path = b"/".join([name] * 40)
+    assert len(path) > 2 * 4096
+    with Union(layers.top, [layers.bottom]) as union:
+        os.close(union.open(path + b"/file", os.O_WRONLY))
+        union.mkdir(path + b"/new")
+        assert [entry.name for entry in union.readdir(path)] == [b"file", b"new"]
+        union.unlink(path + b"/file")
+        union.rmdir(path + b"/new")
+        fails(errno.ENOTEMPTY, lambda: union.rmdir(name))
+        fails(errno.ENAMETOOLONG, lambda: union.mkdir(b"n" * 256))
+
+
+def test_what_is_on_the_top_covers_another_type(layers: Layers) -> None:
+    (layers.bottom / "x").mkdir()
+    (layers.bottom / "x" / "hidden").touch()
+    (layers.bottom / "y").touch()
+    (layers.top / "x").write_bytes(b"file")
+    (layers.top / "y").mkdir()
+    with Union(layers.top, [layers.bottom]) as union:
+        assert read(union, "x") == b"file"
+        fails(errno.ENOTDIR, lambda: union.stat("x/hidden"))
+        union.rmdir("y")
+        assert is_whiteout(layers.top / "y")
+
+
+# ------------------------------------------------------------------ opening a union
+
+
+def test_a_top_serves_one_union(union: Union, layers: Layers) -> None:
+    with pytest.raises(TopInUse):
+        Union(layers.top, [layers.bottom])
+    union.close()
+    Union(layers.top, [layers.bottom]).close()
+
+
+def test_layers_that_overlap_are_refused(layers: Layers) -> None:
+    with pytest.raises(UsageError):
+        Union(layers.bottom, [layers.bottom])
+
+
+def test_a_top_without_attributes_is_refused(layers: Layers) -> None:
+    syscalls.mount(None, layers.mnt, "ramfs", 0, None)
+    try:
+        (layers.mnt / "top").mkdir()
+        with pytest.raises(EnvironmentLacks, match="extended attributes") as caught:
+            Union(layers.mnt / "top", [layers.bottom])
+        assert caught.value.hint
+        assert os.listdir(layers.mnt) == ["top"]
+    finally:
+        syscalls.umount2(layers.mnt)
+
+
+def test_a_volatile_top_is_refused(layers: Layers) -> None:
+    options = {"volatile": ""}
+    with overlay(layers.mnt, [layers.bottom], layers.top, layers.work, options):
+        pass
+    with pytest.raises(Refused, match="volatile"):
+        Union(layers.top, [layers.bottom], layers.work)
+
+
+def test_errors_name_the_path_of_the_union(union: Union) -> None:
+    error = fails(errno.ENOENT, lambda: union.stat("/shareddir/nothing"))
+    assert error.filename == "/shareddir/nothing"
+
+
+def test_the_bottom_cannot_be_changed_by_a_descriptor(union: Union, layers: Layers) -> None:
+    """L433: whatever is done with it; the mount it came through is read-only."""
+    fd = union.open("/oldfile", os.O_RDONLY)
+    try:
+        fails(errno.EROFS, lambda: os.fchmod(fd, 0))
+        fails(errno.EROFS, lambda: os.setxattr(fd, "user.x", b""))
+        before = os.fstat(fd).st_atime_ns
+        os.utime(layers.bottom / "oldfile", ns=(1, 1))
+        os.read(fd, 10)
+        assert os.fstat(fd).st_atime_ns == 1 != before
+    finally:
+        os.close(fd)
+
+
+def test_exchange_needs_both(union: Union) -> None:
+    exchange = syscalls.RENAME_EXCHANGE
+    fails(errno.ENOENT, lambda: union.rename("/oldfile", "/nothing", exchange))
+    os.close(union.creat("/newfile"))
+    union.rename("/oldfile", "/newfile", exchange)
+    assert (read(union, "/oldfile"), read(union, "/newfile")) == (b"", b"old content")
