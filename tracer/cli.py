@@ -75,8 +75,8 @@ def record(
     otherwise, and the exit code is CMD's own (128 + N when signal N ended it).
     fallthru's own errors come before CMD starts, or are told on standard error.
 
-    Where copyup is the whole work (4 KiB files on tmpfs) tracing costs some tens of
-    percent; docs/tracing.md has the figures.
+    Tracing costs some 6 µs a copyup, which is 1.3 times the time where copyup of 4 KiB
+    files on tmpfs is the whole work, and 0.3 µs for any other system call.
 
     \b
     Examples:
@@ -221,7 +221,12 @@ def _print(rows: list[dict[str, Any]]) -> None:
     table = Table(box=None, pad_edge=False)
     for name in _COLUMNS:
         right = name in ("µs", "pid", "bytes")
-        table.add_column(name, justify="right" if right else "left", overflow="fold")
+        table.add_column(
+            name,
+            justify="right" if right else "left",
+            overflow="fold",
+            no_wrap=name != "path",
+        )
     for line in cells:
         table.add_row(*line)
     # Names of files are not markup.
