@@ -17,7 +17,7 @@ from typing import Final
 from overlay import acl, syscalls
 from overlay.copyup import copy_up, exists, top_directory
 from overlay.credentials import EXECUTE, READ, WRITE, Capability, Credentials, failure, protection
-from overlay.inodeflags import APPEND
+from overlay.inodeflags import APPEND, inherit_flags
 from overlay.lookup import Walker
 from overlay.marks import set_opaque, temporary_name
 from overlay.stack import Directory, Stack, Target, read_acl
@@ -207,7 +207,7 @@ class Entries:
         is_dir = stat.S_ISDIR(mode)
         with top_directory(stack, target.parent) as dirfd, stack.aside.making() as made:
             make(stack.aside.fd, made)
-            self.dress(stack.aside.fd, made, self.birth(dirfd, mode))
+            self._dress(made, dirfd, mode)
             self._put(made, dirfd, target.name, is_dir=is_dir)
 
     def _put(self, made: bytes, dirfd: int, name: bytes, *, is_dir: bool) -> None:
@@ -242,11 +242,13 @@ class Entries:
             acl.encode(inherited) if kind == stat.S_IFDIR else None,
         )
 
-    def dress(self, dirfd: int, name: bytes, birth: _Birth) -> None:
-        """Give something new its owner, mode and lists."""
-        fd = syscalls.open_beneath(dirfd, name, os.O_PATH)
+    def _dress(self, made: bytes, dirfd: int, mode: int) -> None:
+        """Give something new what it would have if it had been made in ``dirfd``."""
+        fd = syscalls.open_beneath(self._stack.aside.fd, made, os.O_PATH)
         try:
-            dress_new(fd, birth)
+            dress_new(fd, self.birth(dirfd, mode))
+            if stat.S_ISREG(mode) or stat.S_ISDIR(mode):
+                inherit_flags(dirfd, fd, is_dir=stat.S_ISDIR(mode))
         finally:
             os.close(fd)
 

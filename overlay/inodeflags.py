@@ -22,6 +22,7 @@ __all__ = [
     "IMMUTABLE",
     "copy_flags",
     "get_flags",
+    "inherit_flags",
     "open_for_flags",
     "protected",
     "set_flags",
@@ -38,6 +39,9 @@ _SET: Final = 0x40086602
 _LONG: Final = struct.Struct("l")
 _LETTERS: Final = {"a": APPEND, "i": IMMUTABLE}
 _PROTECTING: Final = APPEND | IMMUTABLE
+#: What something new has from its directory; DIRSYNC only makes sense for another one.
+_INHERITED: Final = 0x08 | 0x40 | 0x80  # SYNC, NODUMP, NOATIME
+_DIRSYNC: Final = 0x10000
 #: What a copyup keeps (OVL_COPY_FS_FLAGS_MASK and OVL_PROT_FS_FLAGS_MASK).
 _KEPT: Final = SYNC | NOATIME
 _NO_FLAGS: Final = frozenset(
@@ -96,6 +100,25 @@ def copy_flags(source: int, copy: int, family: MarkFamily) -> None:
         except OSError as error:
             if error.errno not in _NO_FLAGS:
                 raise
+
+
+def inherit_flags(dirfd: int, made: int, *, is_dir: bool) -> None:
+    """Give something made elsewhere the flags that it would have got in ``dirfd``.
+
+    ``made`` is an O_PATH descriptor.  A file system may have more to hand on, which cannot
+    be set by hand.
+    """
+    try:
+        flags = get_flags(dirfd) & (_INHERITED | (_DIRSYNC if is_dir else 0))
+        if flags:
+            file = open_for_flags(made)
+            try:
+                fcntl.ioctl(file, _SET, _LONG.pack(get_flags(file) | flags))
+            finally:
+                os.close(file)
+    except OSError as error:
+        if error.errno not in _NO_FLAGS:
+            raise
 
 
 def open_for_flags(fd: int) -> int:

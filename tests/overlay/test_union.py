@@ -185,6 +185,18 @@ def test_flags_of_an_inode(union: Union, layers: Layers) -> None:
     union.unlink("/oldfile")
 
 
+@pytest.mark.parametrize("replaces", [False, True])
+def test_flags_are_inherited(union: Union, replaces: bool) -> None:
+    """Though what is new is made elsewhere; 0x40 is FS_NODUMP_FL."""
+    union.set_flags("/shareddir", 0x40)
+    if replaces:
+        union.unlink("/shareddir/file")
+    os.close(union.creat("/shareddir/file" if replaces else "/shareddir/new"))
+    union.mkdir("/shareddir/newdir")
+    assert union.get_flags("/shareddir/newdir") == 0x40
+    assert union.get_flags("/shareddir/file" if replaces else "/shareddir/new") == 0x40
+
+
 # --------------------------------------------------------------------- lookup
 
 
