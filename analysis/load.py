@@ -26,7 +26,9 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 
-from analysis.parts import (
+from overlay.errors import UsageError
+from overlay.text import printable
+from tracer.parts import (
     NewerTrace,
     NotATrace,
     PartError,
@@ -36,8 +38,6 @@ from analysis.parts import (
     read_part,
     siblings,
 )
-from overlay.errors import UsageError
-from overlay.text import printable
 from tracer.schema import SCHEMA, RunMetadata
 
 __all__ = [

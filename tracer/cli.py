@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import json
 import sys
 from dataclasses import asdict
@@ -151,10 +150,9 @@ def _read(directory: str) -> tuple[pa.Table, RunMetadata, list[str]]:
 
     from overlay.errors import OperationFailed
     from overlay.text import printable
+    from tracer import parts
     from tracer.schema import SCHEMA
 
-    # The reader of traces stands above this package; only the command line knows both.
-    parts = importlib.import_module("analysis.parts")
     tables, newest, damage = [SCHEMA.empty_table()], None, []
     for path in (path for found in parts.discover(directory).values() for path in found):
         try:
