@@ -73,5 +73,5 @@ def snapshot(source_fd: int, parent_fd: int, name: bytes) -> None:
     if len(name) > _NAME_MAX:
         raise OSError(errno.ENAMETOOLONG, os.strerror(errno.ENAMETOOLONG))
     # struct btrfs_ioctl_vol_args_v2: fd, transid, flags, 4 unused words, name.
-    arguments = struct.pack("=qQQ32x4040s", source_fd, 0, _SUBVOL_RDONLY, name)
+    arguments = bytearray(struct.pack("=qQQ32x4040s", source_fd, 0, _SUBVOL_RDONLY, name))
     fcntl.ioctl(parent_fd, _SNAP_CREATE_V2, arguments)

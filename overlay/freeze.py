@@ -263,9 +263,11 @@ def _snapshot(source: int, directory: str, path: str) -> None:
         number = error.errno or 0
         if number == errno.EEXIST:
             raise Refused(f"{printable(path)} exists", hint="name another place with -o") from None
+        elsewhere = f"{printable(path)} is not on the file system of {printable(directory)}"
         reasons = {
             errno.EINVAL: f"{printable(directory)} is not the root of a subvolume",
-            errno.EXDEV: f"{printable(path)} is not on the file system of {printable(directory)}",
+            errno.EXDEV: elsewhere,
+            errno.ENOTTY: elsewhere,  # not on any btrfs
             errno.ENOENT: f"no directory at {printable(above)}",
         }
         if number in reasons:
