@@ -244,6 +244,12 @@ class _Diff:
         """
         if not now.marks.opaque:
             return False
+        redirect = now.marks.redirect
+        if redirect is not None and redirect.startswith(b"/"):
+            # Overlayfs passes over a redirect here: directory copyup left it to say of what.
+            source = self.view.find(self.was_root, redirect[1:])
+            if source is not None and source.places == was.places:
+                return False
         with self.view.open(was) as there, self.view.open(now) as here:
             old_names = there.names()
             for name in here.names() & old_names:

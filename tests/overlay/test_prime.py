@@ -13,7 +13,10 @@ from pathlib import Path
 import pytest
 
 from overlay import errors, kernel, syscalls
+from overlay.changes import Change, diff
 from overlay.kernel import Overlay
+from overlay.layer import Layer
+from overlay.markvalues import MarkFamily
 from overlay.prime import PrimeReport, prime
 from overlay.unprime import undo
 from tests.conftest import Layers, make_layers
@@ -211,9 +214,15 @@ def test_a_primed_top_shows_the_same_and_undo_restores_it(kind: str, tmpfs_dir: 
         assert (layers.top / "d" / "big").stat().st_blocks <= 8
         assert os.getxattr(layers.top / "d" / "big", METACOPY) == b""
         assert shown(layers) == before
+        assert differences(layers) == []
         take_back(layers)
         assert on_disk(layers.top) == {}
         assert shown(layers) == before
+
+
+def differences(layers: Layers) -> list[Change]:
+    with Layer.open(str(layers.top)) as top, Layer.open(str(layers.bottom)) as bottom:
+        return list(diff(top, [bottom], MarkFamily.TRUSTED))
 
 
 def test_other_file_systems_below(layers: Layers) -> None:
