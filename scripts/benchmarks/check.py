@@ -2,7 +2,8 @@
 
 The layer: 40 % changed files, 30 % new, 20 % whiteouts, the rest directories, of which a
 tenth are opaque, on tmpfs with the marks that the kernel leaves.  Prints JSON: seconds,
-peak resident memory of the largest process and of all together, entries a second, and the
+processor seconds and the load, which tell how far a busy machine distorts them, peak
+resident memory of the largest process and of all together, entries a second, and the
 seconds that only listing the tree with an lstat each takes, to compare machines by.
 """
 
@@ -90,6 +91,13 @@ def _lstat_all(directory: str) -> int:
     return count
 
 
+def _cpu_seconds() -> float:
+    """Processor time of this process and of all workers that have ended."""
+    own = resource.getrusage(resource.RUSAGE_SELF)
+    workers = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return own.ru_utime + own.ru_stime + workers.ru_utime + workers.ru_stime
+
+
 def main(argv: list[str]) -> int:
     """Build, check, print; 1 if the check found anything, which it must not."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
@@ -104,11 +112,12 @@ def main(argv: list[str]) -> int:
         begun = time.perf_counter()
         listed = _lstat_all(suspect.top)
         lstat_seconds = time.perf_counter() - begun
-        seconds = []
+        seconds, cpu = [], []
         for _ in range(options.repeat):
-            begun = time.perf_counter()
+            begun, used = time.perf_counter(), _cpu_seconds()
             report = check(suspect, workers=options.workers)
             seconds.append(time.perf_counter() - begun)
+            cpu.append(_cpu_seconds() - used)
         own = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
         worker = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss
     finally:
@@ -117,6 +126,8 @@ def main(argv: list[str]) -> int:
         "entries": report.entries,
         "workers": options.workers,
         "seconds": round(min(seconds), 3),
+        "cpu_seconds": round(min(cpu), 3),
+        "load": round(os.getloadavg()[0], 1),
         "entries_per_second": round(report.entries / min(seconds)),
         "peak_rss_mib": round(max(own, worker) / 1024, 1),
         "peak_rss_all_mib": round((own + worker * options.workers) / 1024, 1),
