@@ -57,8 +57,8 @@ def copy_directory_up(stack: Stack, directory: Directory) -> bool:
     """Make a merged directory opaque, with a fallthru for all that only the bottoms have.
 
     False where there is nothing to do, or where it cannot be expressed: the root stays
-    merged, and a fallthru says where its file is in the union of the bottoms, so there has
-    to be a way to it.
+    merged; a fallthru says where its file is in the union of the bottoms, so there has to
+    be a way to it; and two names of one bottom file would become two files (L631).
     """
     lower = directory.lower
     # The kernel always merges the layers' roots, whatever mark is on the top's.
@@ -67,14 +67,16 @@ def copy_directory_up(stack: Stack, directory: Directory) -> bool:
     there = stack.view.find(stack.view.root(1), directory.below)
     if there is None or there.places != lower:
         return False
+    with stack.view.open(directory.node) as opened:
+        looked_up = ((name, opened.lookup(name)) for name in sorted(opened.names()))
+        found = [(name, node) for name, node in looked_up if node is not None]
+    if any(_has_other_names(node) for _, node in found):
+        return False
     with top_directory(stack, directory) as fd, times_kept(fd):
         # Mounts have to know that this top cannot be read by every profile.
         workdir.remember(stack.work_fd, stack.family, b"maybe")
-        with stack.view.open(directory.node) as opened:
-            for name in sorted(opened.names()):
-                node = opened.lookup(name)
-                if node is not None:
-                    _keep(stack, fd, directory, name, node)
+        for name, node in found:
+            _keep(stack, fd, directory, name, node)
         _replace_xattr_whiteouts(stack, fd)
         set_opaque(fd, stack.family)
         clear_mark(fd, stack.family, "redirect")
@@ -82,6 +84,10 @@ def copy_directory_up(stack: Stack, directory: Directory) -> bool:
             if is_whiteout_device(st):
                 os.unlink(name, dir_fd=fd)
     return True
+
+
+def _has_other_names(node: Node) -> bool:
+    return not node.is_dir and node.places[0].layer > 0 and node.st.st_nlink > 1
 
 
 def _keep(stack: Stack, fd: int, directory: Directory, name: bytes, node: Node) -> None:

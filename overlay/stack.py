@@ -18,12 +18,15 @@ from typing import Final
 from overlay import acl, syscalls
 from overlay.aside import Aside
 from overlay.credentials import WRITE, Credentials, failure
+from overlay.errors import TopInUse
 from overlay.inodeflags import APPEND, IMMUTABLE, protected
+from overlay.inuse import top_in_use
 from overlay.layer import Layer
 from overlay.marks import MarkFamily, Whiteout, escape_attribute, write_whiteout
 from overlay.markvalues import NO_XATTR
 from overlay.preflight import in_user_namespace, open_layers
 from overlay.profiles import profile_named
+from overlay.text import printable
 from overlay.view import Node, Place, View
 
 __all__ = ["Directory", "Stack", "Target", "open_stack"]
@@ -233,6 +236,12 @@ def open_stack(
             undo.callback(lower[-1].close)
         upper = Layer(os.open(".", _DIRECTORY, dir_fd=layers.top.fd), layers.top.path)
         undo.callback(upper.close)
+        if top_in_use(layers.top.path, layers.family):
+            raise TopInUse(
+                f"the top {printable(layers.top.path)} is mounted",
+                hint="unmount it first: what both change at once is lost",
+                errno=errno.EBUSY,
+            )
         held = os.open(".", _DIRECTORY, dir_fd=layers.work.fd)
         stack = Stack(
             upper,
