@@ -9,6 +9,7 @@ it was made of (``index``), or an erofs image with that record behind its end.
 
 from __future__ import annotations
 
+import fcntl
 import os
 import struct
 from collections.abc import Callable, Iterator, Sequence
@@ -232,10 +233,16 @@ def _beside(meta: str) -> Iterator[int]:
         raise UsageError(f"no directory at {printable(where)}", errno=error.errno or 0) from None
     try:
         with suppress(FileNotFoundError):
-            remove_tree(parent, mine)  # left by a killed run
+            left = open_beneath(parent, mine, _DIRECTORY)
+            try:
+                _lock(left, meta)
+                remove_tree(parent, mine)  # left by a killed run
+            finally:
+                os.close(left)
         os.mkdir(mine, 0o700, dir_fd=parent)
         fd = open_beneath(parent, mine, _DIRECTORY)
         try:
+            _lock(fd, meta)
             with suppress(OSError):
                 os.removexattr(fd, "system.posix_acl_default")
             yield fd
@@ -245,6 +252,17 @@ def _beside(meta: str) -> Iterator[int]:
                 remove_tree(parent, mine)
     finally:
         os.close(parent)
+
+
+def _lock(fd: int, meta: str) -> None:
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        raise Refused(
+            f"another run is making {printable(meta)}",
+            hint="wait until it is done",
+            errno=error.errno or 0,
+        ) from None
 
 
 # --------------------------------------------------------------------- refreshing it
@@ -281,6 +299,7 @@ def update(
             return _report(now, len(changed))
         require_unused(layer_of(meta))
         with Layer.open(meta) as root:
+            _lock(root.fd, meta)
             with suppress(FileNotFoundError):
                 os.unlink(_INDEX, dir_fd=root.fd)
             refresh(root.fd, _TREE, View(layers, FAMILY), changed, jobs, progress)

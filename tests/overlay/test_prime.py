@@ -21,7 +21,7 @@ from overlay.prime import PrimeReport, prime
 from overlay.unprime import undo
 from tests.conftest import Layers, make_layers
 from tests.fsimages import loop_filesystem
-from tests.running import in_child
+from tests.running import in_child, in_user_namespace
 
 OPAQUE = "trusted.overlay.opaque"
 REDIRECT = "trusted.overlay.redirect"
@@ -431,6 +431,13 @@ def test_a_top_that_is_mounted_out_of_sight_is_refused(full: Layers) -> None:
             run(full, "d")
     finally:
         os.close(tree)
+
+
+def test_a_user_namespace_is_refused(full: Layers) -> None:
+    for directory in (full.base, full.bottom, full.top):
+        directory.chmod(0o777)
+    answer = in_user_namespace(lambda: run(full, "d", work=None))
+    assert answer.startswith("EnvironmentLacks"), answer
 
 
 def test_two_runs_at_once_are_refused(full: Layers) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import shutil
 import stat
@@ -18,6 +19,7 @@ from overlay.profiles import PROFILES
 from tests.conftest import Layers
 from tests.fsimages import loop_filesystem, needs_filesystem
 from tests.overlay.test_prime import Description, attributes, describe, on_disk, populate
+from tests.running import in_child
 
 
 @pytest.fixture
@@ -314,6 +316,34 @@ def test_a_killed_update_is_refused_until_it_is_repeated(full: Layers) -> None:
     before = plain(full)
     with mounted(full, meta) as mnt:
         assert describe(mnt) == before
+
+
+def test_two_runs_at_once_are_refused(full: Layers) -> None:
+    meta = full.base / "meta"
+
+    def again(made: int) -> None:
+        with pytest.raises(errors.Refused, match="another run"):
+            sharedindex.build(str(meta), [str(full.bottom)])
+
+    sharedindex.build(str(meta), [str(full.bottom)], jobs=1, progress=again)
+    sharedindex.verify(str(meta), [str(full.bottom)])
+    assert sorted(path.name for path in full.base.iterdir()) == [
+        *("bottom", "meta", "mnt", "top", "top.work")
+    ]
+
+
+def test_a_killed_build_is_begun_anew(full: Layers) -> None:
+    meta = full.base / "meta"
+
+    def die(made: int) -> None:
+        os._exit(0)
+
+    build = functools.partial(sharedindex.build, str(meta), [str(full.bottom)], jobs=1)
+    assert in_child(lambda: build(progress=die)) == ""
+    assert not meta.exists()
+    build()
+    sharedindex.verify(str(meta), [str(full.bottom)])
+    assert not [path for path in full.base.iterdir() if path.name.startswith(".")]
 
 
 def test_a_top_keeps_its_changes_over_an_updated_index(full: Layers) -> None:
