@@ -74,6 +74,12 @@ class OverlayStatus:
     bottoms: tuple[BottomStatus, ...]
 
     @property
+    def index(self) -> BottomStatus | None:
+        """The shared index: the only merged layer of ours over data-only bottoms."""
+        merged, data = len(self.mount.bottoms), self.mount.data_bottoms
+        return self.bottoms[0] if self.profile and data and merged == 1 else None
+
+    @property
     def tainted(self) -> bool:
         """Whether a bottom changed, or could have, under this overlay (L263)."""
         return any(bottom.taints for bottom in self.bottoms)
@@ -88,7 +94,8 @@ class OverlayStatus:
             "tainted": self.tainted,
             "top": None if mount.top is None else printable(mount.top),
             "work": None if mount.work is None else printable(mount.work),
-            "bottoms": [bottom.to_json() for bottom in self.bottoms],
+            "index": None if self.index is None else printable(self.index.name),
+            "bottoms": [each.to_json() for each in self.bottoms if each is not self.index],
             "marks": mount.family,
             "options": {key: printable(value) for key, value in mount.options.items()},
             "device": f"{mount.dev[0]}:{mount.dev[1]}",

@@ -53,7 +53,8 @@ def _show(overlay: OverlayStatus) -> None:
     click.echo(f"{name}  {overlay.profile or 'not mounted by fallthru'}, {access}{state}")
     click.echo(f"  top     {'none' if mount.top is None else printable(mount.top)}")
     for bottom in overlay.bottoms:
-        click.echo(f"  bottom  {printable(bottom.name)}")
+        role = "index " if bottom is overlay.index else "bottom"
+        click.echo(f"  {role}  {printable(bottom.name)}")
         click.echo(f"          {_kept(bottom)}")
         for taint in bottom.taints:
             seen = datetime.fromtimestamp(taint.seen).isoformat(" ", "seconds")

@@ -84,7 +84,12 @@ def test_shared(tree: Layers, name: str) -> None:
     try:
         assert (tree.mnt / "d" / "sub" / "file").read_text() == "d/sub/file"
         status = json.loads(fallthru("status", "--json", tree.mnt).stdout)
-        assert str(tree.bottom) in json.dumps(status)
+        [overlay] = status
+        assert overlay["index"].startswith(str(meta))
+        assert [bottom["path"] for bottom in overlay["bottoms"]] == [str(tree.bottom)]
+        text = fallthru("status", tree.mnt).stdout
+        assert f"  index   {meta}" in text
+        assert f"  bottom  {tree.bottom}\n" in text
     finally:
         assert fallthru("umount", tree.mnt).returncode == 0
     (tree.bottom / "d" / "four").touch()
