@@ -1,11 +1,11 @@
 """A Debian kernel under QEMU, emulated in software: 10 s a run.
 
 KVM is left alone even where there is one: in virtual machines it may hang, and runs should
-take the same path everywhere.  The kernel is booted as an extracted vmlinux, because unpacking itself takes bzImage 4 s
-under software emulation.  The root is an erofs image, and the kernel's modules are
-another; the checkout and the job's directory come over 9p, which would be far too slow
-for the whole root.  No part of the root is an overlay: that would show in what tests
-count, and take one of the two levels that overlays may be stacked.
+take the same path everywhere.  The kernel is booted as an extracted vmlinux, because
+unpacking itself takes bzImage 4 s under software emulation.  The root is an erofs image,
+and the kernel's modules are another; the checkout and the job's directory come over 9p,
+which would be far too slow for the whole root.  No part of the root is an overlay: that
+would show in what tests count, and take one of the two levels that overlays may be stacked.
 """
 
 from __future__ import annotations
@@ -56,10 +56,13 @@ def build_kernel(name: str, suite: str) -> Path:
         unpacked = tree / "unpacked"
         debian.unpack(suite, "linux-image-amd64", unpacked)
         debian.unpack(debian.codename(), "busybox-static", unpacked)
-        (image,) = (unpacked / "boot").glob("vmlinuz-*")
-        release = image.name.removeprefix("vmlinuz-")
+        (modules,) = unpacked.glob("**/lib/modules/*/kernel")
+        modules = modules.parent
+        release = modules.name
+        # Among the modules since Debian's packages of 7.x, under /boot before.
+        images = (modules / "vmlinuz", unpacked / "boot" / f"vmlinuz-{release}")
+        image = next(path for path in images if path.exists())
         (tree / "vmlinux").write_bytes(_payload(image.read_bytes()))
-        (modules,) = unpacked.glob(f"**/lib/modules/{release}")
         debian.succeed(("depmod", "-b", modules.parents[2], release))
         (busybox,) = unpacked.glob("**/bin/busybox")
         files = {"bin/busybox": busybox.read_bytes(), **_boot_modules(modules)}
