@@ -20,7 +20,7 @@ from overlay import syscalls
 from overlay.errors import FallthruError
 from overlay.spec.calls import Calls, read
 from overlay.spec.fingerprint import Entry, differences, fingerprint
-from overlay.spec.observe import Observation, attempt, errno_name, shown, top_entry
+from overlay.spec.observe import Lacks, Observation, attempt, errno_name, shown, top_entry
 from overlay.spec.targets import Target
 
 __all__ = ["LAYER_MTIME_NS", "Bench", "Lacks", "Places"]
@@ -35,10 +35,6 @@ _FLAGS = {
     "wb": os.O_WRONLY | os.O_CREAT | os.O_TRUNC,
     "ab": os.O_WRONLY | os.O_CREAT | os.O_APPEND,
 }
-
-
-class Lacks(Exception):
-    """A check cannot be made here: the text says what is missing.  Never a pass."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,17 +139,15 @@ class Bench:
         except OSError as error:
             raise Lacks(f"user xattrs on the layers ({error.strerror})") from None
 
-    def limit_top(self, size: int) -> None:
-        """Move the still empty top to a tmpfs that holds only ``size`` bytes."""
+    def limit_top(self, size: int, *, inodes: int = 0) -> None:
+        """Move the still empty top to a tmpfs that holds only ``size`` bytes, ``inodes`` files."""
         home = self._places.top / "small"
         home.mkdir()
-        fs = syscalls.fsopen("tmpfs")
-        try:
-            syscalls.fsconfig_string(fs, "size", str(size))
-            syscalls.fsconfig_create(fs)
-            self._attach(syscalls.fsmount(fs), home)
-        finally:
-            os.close(fs)
+        self.submount(home, size=str(size), nr_inodes=str(inodes))
+        self.move_top(home)
+
+    def move_top(self, home: Path) -> None:
+        """Let top and work be new directories in ``home``."""
         self.top, self.work = home / "top", home / "top.work"
         self.top.mkdir()
         self.work.mkdir()
@@ -165,18 +159,38 @@ class Bench:
             syscalls.mount_setattr(
                 tree, "", syscalls.AT_EMPTY_PATH, attr_set=syscalls.MOUNT_ATTR_RDONLY
             )
-        self._attach(tree, directory)
+        self.attach(tree, directory)
 
-    def submount(self, directory: Path) -> None:
+    def bind(self, directory: Path, where: Path) -> None:
+        """Bind ``directory`` to another place, where it is mounted read-write."""
+        tree = syscalls.open_tree(syscalls.AT_FDCWD, directory, syscalls.OPEN_TREE_CLONE)
+        syscalls.mount_setattr(
+            tree, "", syscalls.AT_EMPTY_PATH, attr_clr=syscalls.MOUNT_ATTR_RDONLY
+        )
+        self.attach(tree, where)
+
+    def submount(self, directory: Path, **options: str) -> None:
         """Mount an empty tmpfs at ``directory``."""
         fs = syscalls.fsopen("tmpfs")
         try:
+            for key, value in options.items():
+                syscalls.fsconfig_string(fs, key, value)
             syscalls.fsconfig_create(fs)
-            self._attach(syscalls.fsmount(fs), directory)
+            self.attach(syscalls.fsmount(fs), directory)
         finally:
             os.close(fs)
 
-    def _attach(self, tree: int, where: Path) -> None:
+    def seal(self, directory: Path) -> None:
+        """Make the mount at ``directory`` read-only."""
+        syscalls.mount_setattr(syscalls.AT_FDCWD, directory, 0, attr_set=syscalls.MOUNT_ATTR_RDONLY)
+
+    def uncover(self, where: Path) -> None:
+        """Remove a mount that :meth:`attach` made, before the bench does."""
+        syscalls.umount2(where)
+        self._covered.remove(where)
+
+    def attach(self, tree: int, where: Path) -> None:
+        """Give a detached mount its place; it goes away with the bench."""
         try:
             syscalls.move_mount(
                 tree, "", syscalls.AT_FDCWD, where, syscalls.MOVE_MOUNT_F_EMPTY_PATH
@@ -189,14 +203,22 @@ class Bench:
 
     def mount(self) -> None:
         """Remember the bottom, then mount the union at ``mnt``."""
+        self.remember_bottom()
+        self.mount_union(self.mnt, bottom=self.bottom, top=self.top, work=self.work)
+
+    def remember_bottom(self) -> None:
+        """What the bottom will be compared with; mounting does it the first time."""
         if self._before is None:
             self._before = fingerprint(str(self.bottom))
-        self.mount_union(self.mnt, bottom=self.bottom, top=self.top, work=self.work)
 
     def mount_union(self, mnt: Path, *, bottom: Path, top: Path, work: Path) -> None:
         """Mount another union of the same target; it goes away with the bench."""
+        self.mount_bottoms(mnt, (str(bottom),), top=top, work=work)
+
+    def mount_bottoms(self, mnt: Path, bottoms: tuple[str, ...], *, top: Path, work: Path) -> None:
+        """The same over several bottoms, uppermost first."""
         mnt.mkdir(exist_ok=True)
-        self.target.mount((str(bottom),), str(top), str(work), str(mnt))
+        self.target.mount(bottoms, str(top), str(work), str(mnt))
         self._mounted.append(mnt)
         if mnt == self.mnt:
             self._calls = self.target.calls(str(mnt))
@@ -229,10 +251,14 @@ class Bench:
             return f"refused ({error.strerror})"
         return "accepted"
 
+    def unmount(self, mnt: Path | None = None) -> None:
+        """Unmount a union before the bench does."""
+        self.target.unmount(str(mnt or self.mnt))
+        self._mounted.remove(mnt or self.mnt)
+
     def remount(self) -> None:
         """Unmount the union and mount the same layers again: only the top remembers."""
-        self.target.unmount(str(self.mnt))
-        self._mounted.remove(self.mnt)
+        self.unmount()
         self.mount()
 
     def close(self) -> str | None:
@@ -243,18 +269,19 @@ class Bench:
         """
         trouble = None
         for path in reversed(self._mounted):
+            mounted = _mount_at(path)
             try:
                 self.target.unmount(str(path))
             except (FallthruError, OSError) as error:
                 trouble = str(error)
-            if _is_mount(path):
+            # A bottom may be covered in place: then there is another mount below.
+            if mounted is not None and _mount_at(path) == mounted:
                 trouble = trouble or "it is still mounted"
+                self._detach(path)
         if self._before is not None:
-            while _is_mount(self.mnt):
-                self._detach(self.mnt)
             self.untouched = self.compare_bottom(self._before)
         for path in (*reversed(self._mounted), *reversed(self._covered)):
-            while _is_mount(path):
+            while _mount_at(path) is not None:
                 self._detach(path)
         self._mounted.clear()
         return trouble
@@ -373,7 +400,8 @@ class Bench:
         return Observation(aspect, subject, str(expected), str(observed))
 
 
-def _is_mount(path: Path) -> bool:
+def _mount_at(path: Path) -> int | None:
+    """Which mount has its root at ``path``."""
     # Not os.path.ismount, which takes a bind mount of the same file system for a directory.
-    attributes = syscalls.statx(syscalls.AT_FDCWD, path, syscalls.AT_SYMLINK_NOFOLLOW).attributes
-    return bool(attributes & syscalls.STATX_ATTR_MOUNT_ROOT)
+    status = syscalls.statx(syscalls.AT_FDCWD, path, syscalls.AT_SYMLINK_NOFOLLOW)
+    return status.mnt_id if status.attributes & syscalls.STATX_ATTR_MOUNT_ROOT else None

@@ -1,4 +1,4 @@
-"""The clauses of the document, as data (``clauses.toml``).
+"""The clauses of the document, as data (``clauses*.toml``).
 
 Line numbers are those of the document's edition of 708 lines, "State of writable
 overlays (formerly union mounts)", 2010; its text is not part of this repository.
@@ -20,6 +20,7 @@ __all__ = ["DOCUMENT_LINES", "Clause", "Departure", "load", "parse", "select"]
 
 DOCUMENT_LINES: Final = 708
 
+_FILES: Final = ("clauses.toml", "clauses-layers.toml")
 _KEYS: Final = frozenset({"id", "lines", "statement", "intended", "status2010", "check", "departs"})
 _DEPARTURE_KEYS: Final = frozenset({"target", "features", "why", "source", "differs"})
 
@@ -100,8 +101,9 @@ class Clause:
 
 
 def load() -> tuple[Clause, ...]:
-    """All clauses, in the order of the file."""
-    return parse((resources.files("overlay.spec") / "clauses.toml").read_text("utf-8"))
+    """All clauses, in the order of the files."""
+    files = (resources.files("overlay.spec") / name for name in _FILES)
+    return parse("\n".join(file.read_text("utf-8") for file in files))
 
 
 def parse(text: str) -> tuple[Clause, ...]:

@@ -65,6 +65,8 @@ class CommandTarget:
             for place, value in zip(_PLACES, values, strict=True):
                 word = word.replace(place, value)  # noqa: PLW2901
             words.append(word)
+        # A bottom may be covered in place: only a mount that was not there counts.
+        before = _mounts_at(mnt)
         with open("/proc/self/mountinfo", "rb") as mounts:
             server = subprocess.Popen(
                 words,
@@ -75,12 +77,14 @@ class CommandTarget:
             )
             self._servers[mnt] = server
             try:
-                self._await_mount(server, mounts.fileno(), mnt)
+                self._await_mount(server, mounts.fileno(), mnt, before)
             except BaseException:
                 self._end(mnt, kill=True)
                 raise
 
-    def _await_mount(self, server: subprocess.Popen[bytes], mounts: int, mnt: str) -> None:
+    def _await_mount(
+        self, server: subprocess.Popen[bytes], mounts: int, mnt: str, before: int
+    ) -> None:
         """Sleep until the mount appears; the kernel wakes us (proc.rst 3.5: POLLPRI)."""
         deadline = time.monotonic() + _PATIENCE
         waiter = select.poll()
@@ -90,7 +94,7 @@ class CommandTarget:
             waiter.register(pidfd, select.POLLIN)
             while True:
                 ended = server.poll() is not None
-                if any(entry.mount_point == mnt for entry in mountinfo.read()):
+                if _mounts_at(mnt) > before:
                     return
                 if ended:
                     raise EnvironmentLacks(self._why(server))
@@ -136,3 +140,7 @@ class CommandTarget:
         if entries and entries[-1].fstype == "overlay":
             return overlayfs_features(mnt)
         return frozenset({entries[-1].fstype} if entries else ())
+
+
+def _mounts_at(mnt: str) -> int:
+    return sum(entry.mount_point == mnt for entry in mountinfo.read())

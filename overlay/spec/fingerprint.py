@@ -8,6 +8,7 @@ times are not (whether reading may touch them is a clause of its own).
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 import stat
@@ -56,7 +57,7 @@ def _entry(path: str) -> Entry:
     elif stat.S_ISLNK(status.st_mode):
         content = os.fsencode(os.readlink(path))
     directory = stat.S_ISDIR(status.st_mode)
-    names = sorted(os.listxattr(path, follow_symlinks=False))
+    names = _xattr_names(path)
     return Entry(
         mode=status.st_mode,
         owner=(status.st_uid, status.st_gid),
@@ -68,6 +69,16 @@ def _entry(path: str) -> Entry:
         xattrs=tuple((name, os.getxattr(path, name, follow_symlinks=False)) for name in names),
         content=content,
     )
+
+
+def _xattr_names(path: str) -> list[str]:
+    try:
+        return sorted(os.listxattr(path, follow_symlinks=False))
+    except OSError as error:
+        # A squashfs made without xattrs says so for each file, instead of "none".
+        if error.errno == errno.ENOTSUP:
+            return []
+        raise
 
 
 def differences(before: dict[str, Entry], after: dict[str, Entry]) -> list[str]:

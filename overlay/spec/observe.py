@@ -12,6 +12,7 @@ from typing import Final
 
 __all__ = [
     "ASPECTS",
+    "Lacks",
     "Observation",
     "attempt",
     "errno_name",
@@ -31,6 +32,10 @@ _FAMILIES: Final = (
     "user.fuseoverlayfs.",
     "security.fuseoverlayfs.",
 )
+
+
+class Lacks(Exception):
+    """A check cannot be made here: the text says what is missing.  Never a pass."""
 
 
 @dataclass(frozen=True, slots=True)

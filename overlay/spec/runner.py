@@ -21,10 +21,10 @@ from time import perf_counter
 from typing import Any, Final
 
 from overlay.errors import FallthruError
-from overlay.spec.bench import Bench, Lacks, Places
+from overlay.spec.bench import Bench, Places
 from overlay.spec.catalogue import Clause, Departure
 from overlay.spec.checks import Check, all_checks
-from overlay.spec.observe import Observation
+from overlay.spec.observe import Lacks, Observation
 from overlay.spec.scratch import Scratch
 from overlay.spec.targets import Target
 from overlay.spec.worker import Message, Send, WorkerSilent, worker

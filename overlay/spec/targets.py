@@ -139,7 +139,7 @@ class KernelTarget:
         return MountedCalls(mnt)
 
     def features(self, mnt: str) -> frozenset[str]:
-        return overlayfs_features(mnt)
+        return overlayfs_features(mnt) | {"of-fallthru"}
 
 
 @dataclass(slots=True)

@@ -19,13 +19,20 @@ _MODULES: Final = (
     "lookup",
     "whiteouts",
     "fallthrus",
+    "cookies",
     "copyup",
     "attributes",
+    "acls",
     "nocopyup",
     "descriptors",
+    "links",
     "rename",
     "permissions",
     "mounting",
+    "roots",
+    "readonly",
+    "locking",
+    "supported",
 )
 _registry: dict[str, Check] = {}
 

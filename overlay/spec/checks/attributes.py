@@ -9,9 +9,10 @@ import struct
 from collections.abc import Callable
 from functools import partial
 
-from overlay.spec.bench import LAYER_MTIME_NS, Bench, Lacks
+from overlay.spec.bench import LAYER_MTIME_NS, Bench
 from overlay.spec.calls import Calls, MountedCalls
 from overlay.spec.checks import Observations, check
+from overlay.spec.observe import Lacks, attempt, errno_name
 
 _FILE = "dir/file"
 _CONTENT = b"content that chmod has no business with\n" * 50
@@ -162,3 +163,81 @@ def hard_links(b: Bench) -> Observations:
     yield b.copied_up("one", b"linked\nchanged\n")
     yield b.reads("two", b"linked\n")
     yield b.on_top("two", "nothing")
+
+
+@check("copyup.removexattr")
+def removexattr(b: Bench) -> Observations:
+    b.user_xattr(b.file(_FILE, _CONTENT), "user.note", b"to go")
+    b.user_xattr(b.bottom / _FILE, "user.other", b"stays")
+    b.mount()
+    yield b.result("removexattr", lambda: b.union.removexattr(_FILE, "user.note"))
+    for where, calls in (("union", b.union), ("top", MountedCalls(str(b.top)))):
+        try:
+            names = " ".join(name for name in calls.listxattr(_FILE) if name.startswith("user.n"))
+            other = calls.getxattr(_FILE, "user.other").decode()
+        except OSError as error:
+            names, other = errno_name(error), "gone"
+        yield b.same("attributes", f"user.note on the {where}", "", names)
+        yield b.same("attributes", f"user.other on the {where}", "stays", other)
+    yield b.copied_up(_FILE, _CONTENT)
+
+
+@check("copyup.by-descriptor")
+def by_descriptor(b: Bench) -> Observations:
+    b.needs_mount("a descriptor that stands for the union's file")
+    b.file(_FILE, _CONTENT)
+    b.mount()
+    fd = b.union.open(_FILE, os.O_RDONLY)
+    try:
+        yield b.on_top(_FILE, "nothing")
+        yield b.result("fchmod", lambda: os.fchmod(fd, 0o751))
+        yield b.result("fchown", lambda: os.fchown(fd, 12, 34))
+        yield b.result("futimens", lambda: os.utime(fd, ns=(5, 7)))
+    finally:
+        os.close(fd)
+    yield b.copied_up(_FILE, _CONTENT)
+    status = b.union.lstat(_FILE)
+    observed = f"{status.st_mode:o} {status.st_uid} {status.st_gid} {status.st_mtime_ns}"
+    yield b.same("attributes", "mode, owner and mtime", "100751 12 34 7", observed)
+
+
+@check("copyup.directory-attributes")
+def directory_attributes(b: Bench) -> Observations:
+    b.file("dir/sub/file")
+    b.file("dir/other")
+    b.mount()
+    yield b.result("chmod dir/sub", lambda: b.union.chmod("dir/sub", 0o700))
+    yield b.result("chown dir/sub", lambda: b.union.chown("dir/sub", 12, 34))
+    yield b.on_top("dir/sub", "directory")
+    for where, calls in (("union", b.union), ("top", MountedCalls(str(b.top)))):
+        try:
+            status = calls.lstat("dir/sub")
+            observed = f"{status.st_mode:o} {status.st_uid} {status.st_gid}"
+        except OSError as error:
+            observed = errno_name(error)
+        yield b.same("attributes", f"mode and owner in the {where}", "40700 12 34", observed)
+    yield b.top_holds()
+    yield b.lists("dir/sub", ("file",))
+
+
+@check("nonposix.no-space-removal")
+def no_space_removal(b: Bench) -> Observations:
+    b.file("gone")
+    b.directory("gone-dir")
+    b.limit_top(1 << 20, inodes=16)
+    b.mount()
+    for number in range(64):
+        if attempt(partial(b.write, f"fills-{number}", b"")) != "succeeds":
+            break
+    for name, call in (("gone", b.union.unlink), ("gone-dir", b.union.rmdir)):
+        answer = attempt(partial(call, name))
+        there = attempt(partial(b.union.lstat, name)) == "succeeds"
+        consistent = there if answer in {"ENOSPC", "EIO"} else answer == "succeeds" and not there
+        yield b.same(
+            "result",
+            f"removing {name} over a top without free inodes",
+            "done, or ENOSPC or EIO and nothing changed",
+            "done, or ENOSPC or EIO and nothing changed"
+            if consistent
+            else f"{answer}, and it is {'still there' if there else 'gone'}",
+        )

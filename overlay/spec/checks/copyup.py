@@ -5,9 +5,10 @@ from __future__ import annotations
 import os
 from functools import partial
 
-from overlay.spec.bench import Bench, Lacks
+from overlay.spec.bench import Bench
 from overlay.spec.calls import MountedCalls
 from overlay.spec.checks import Observations, check
+from overlay.spec.observe import Lacks
 
 _CONTENT = b"".join(b"line %d\n" % number for number in range(1000))
 _MIB = 1 << 20
@@ -167,3 +168,16 @@ def parents(b: Bench) -> Observations:
     )
     yield b.top_holds("one/two/three/file")
     yield b.lists("one/two", ("other", "three"))
+
+
+@check("copyup.open.create-existing")
+def create_existing(b: Bench) -> Observations:
+    b.file("dir/file", _CONTENT, mode=0o640)
+    b.mount()
+    yield b.result(
+        "open(O_CREAT|O_WRONLY)",
+        partial(b.open_and_close, "dir/file", os.O_CREAT | os.O_WRONLY),
+    )
+    yield b.copied_up("dir/file", _CONTENT)
+    mode = b.union.lstat("dir/file").st_mode
+    yield b.same("attributes", "mode of the file", "0o100640", oct(mode))

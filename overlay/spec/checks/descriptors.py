@@ -79,3 +79,50 @@ def mapping(b: Bench) -> Observations:
         yield b.same("descriptor", "reading the mapping", shown(_OLD), shown(bytes(mapped)))
     finally:
         mapped.close()
+
+
+@check("descriptor.survives-unlink")
+def survives_unlink(b: Bench) -> Observations:
+    b.file("file", _OLD)
+    b.mount()
+    fd = b.union.open("file", os.O_RDONLY)
+    try:
+        b.union.unlink("file")
+        b.write("file", _NEW)
+        yield b.same("descriptor", "reading it", shown(_OLD), shown(os.pread(fd, 100, 0)))
+        yield b.reads("file", _NEW)
+    finally:
+        os.close(fd)
+
+
+@check("descriptor.writes-after-rename")
+def writes_after_rename(b: Bench) -> Observations:
+    b.file("file", _OLD)
+    b.mount()
+    fd = b.union.open("file", os.O_RDWR)
+    try:
+        yield b.result("rename", lambda: b.union.rename("file", "moved"))
+        os.pwrite(fd, _NEW, 0)
+    finally:
+        os.close(fd)
+    yield b.reads("moved", _NEW)
+    yield b.copied_up("moved", _NEW)
+    yield b.on_top("file", "whiteout")
+
+
+@check("descriptor.new-mapping-sees-change")
+def new_mapping(b: Bench) -> Observations:
+    b.file("file", _OLD)
+    b.mount()
+    with b.open("file", "r+b") as file:
+        file.write(_NEW)
+    fd = b.union.open("file", os.O_RDONLY)
+    mapped = mmap.mmap(fd, len(_NEW), flags=mmap.MAP_SHARED, prot=mmap.PROT_READ)
+    os.close(fd)
+    try:
+        with b.open("file", "r+b") as file:
+            file.write(_NEW.upper())
+        seen = shown(bytes(mapped))
+        yield b.same("descriptor", "reading the mapping", shown(_NEW.upper()), seen)
+    finally:
+        mapped.close()

@@ -182,3 +182,19 @@ def same_listing(b: Bench) -> Observations:
     yield again
     if again.ok:
         yield b.lists("shareddir", names)
+
+
+@check("fallthru.without-reference")
+def without_reference(b: Bench) -> Observations:
+    _primed(b)
+    # The bottom is free to change while no union uses it (L263).
+    (b.bottom / "dir/kept").unlink()
+    accepted = b.mounts()
+    yield accepted
+    if accepted.ok:
+        answer = attempt(partial(b.read, "dir/kept"))
+        told = "succeeds" if answer == "succeeds" else "fails"
+        yield b.same("result", "reading a fallthru whose file is gone", "fails", told)
+        yield b.reads("dir/sub/deep", b"deep content\n")
+        yield b.result("listing its directory", partial(b.names, "dir"))
+        yield b.result("unlink of it", partial(b.union.unlink, "dir/kept"))

@@ -15,6 +15,7 @@ def covers_submounts(b: Bench) -> Observations:
     b.file("dir/under", b"under\n")
     b.submount(b.bottom / "dir")
     b.file("dir/on-the-submount", b"over\n")
+    b.seal(b.bottom / "dir")
     b.mount()
     yield b.lists("dir", ("under",))
     yield b.reads("dir/under", b"under\n")

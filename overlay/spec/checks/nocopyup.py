@@ -7,8 +7,9 @@ import stat
 from collections.abc import Callable
 from functools import partial
 
-from overlay.spec.bench import Bench, Lacks
+from overlay.spec.bench import Bench
 from overlay.spec.checks import Observations, check
+from overlay.spec.observe import Lacks
 
 
 def _tree(b: Bench) -> None:
@@ -133,4 +134,20 @@ def atime_bottom(b: Bench) -> Observations:
     yield b.reads("file", b"bottom\n")
     moved = "as before" if bottom.lstat().st_atime_ns == before else "updated"
     yield b.same("attributes", "access time of a bottom file that was read", "as before", moved)
+    yield b.top_holds()
+
+
+@check("nocopyup.create-exclusive")
+def create_exclusive(b: Bench) -> Observations:
+    _tree(b)
+    flags = os.O_CREAT | os.O_EXCL | os.O_WRONLY
+    calls: dict[str, Callable[[], object]] = {
+        "open(O_CREAT|O_EXCL)": lambda: b.open_and_close("dir/file", flags),
+        "mkdir": lambda: b.union.mkdir("dir/sub"),
+        "symlink": lambda: b.union.symlink("x", "dir/file"),
+        "mknod": lambda: b.union.mknod("dir/file", stat.S_IFIFO | 0o600),
+        "link": lambda: b.union.link("file", "dir/file"),
+    }
+    for name, call in calls.items():
+        yield b.result(f"{name} of a name on the bottom", call, "EEXIST")
     yield b.top_holds()

@@ -9,6 +9,7 @@ from functools import partial
 from overlay.spec.bench import Bench
 from overlay.spec.calls import Credentials
 from overlay.spec.checks import Observations, check
+from overlay.spec.observe import attempt
 
 _USER = Credentials.user(65534, 65534)
 
@@ -57,3 +58,26 @@ def no_erofs(b: Bench) -> Observations:
     yield b.result("unlink", partial(b.union.unlink, "dir/file"))
     yield b.reads("file", b"changed\n")
     yield b.result("access(W_OK) to dir", lambda: b.union.access("dir", os.W_OK))
+
+
+@check("permission.create-refused")
+def create_refused(b: Bench) -> Observations:
+    b.file("dir/file", b"bottom\n")
+    b.mount()
+    calls: dict[str, Callable[[], object]] = {
+        "creat": lambda: b.open_and_close("dir/new", os.O_CREAT | os.O_WRONLY),
+        "mkdir": lambda: b.union.mkdir("dir/new"),
+        "symlink": lambda: b.union.symlink("file", "dir/new"),
+        "link": lambda: b.union.link("dir/file", "dir/new"),
+        "rename": lambda: b.union.rename("dir/file", "dir/new"),
+        "rmdir": lambda: b.union.rmdir("dir"),
+    }
+    with b.union.acting_as(_USER):
+        seen = [b.result(name, call, "EACCES") for name, call in calls.items() if name != "link"]
+        # fs.protected_hardlinks answers EPERM before the directory is asked.
+        linked = attempt(calls["link"])
+    yield from seen
+    refused = "refused" if linked in {"EACCES", "EPERM"} else linked
+    yield b.same("result", "link", "refused", refused)
+    yield b.reads("dir/file", b"bottom\n")
+    yield b.top_holds()

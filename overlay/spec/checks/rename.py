@@ -80,3 +80,65 @@ def _move(b: Bench, old: str, new: str) -> None:
         else:
             b.write(new, b.read(old))
             b.union.unlink(old)
+
+
+@check("rename.over-bottom-file")
+def over_bottom_file(b: Bench) -> Observations:
+    b.file("one", b"first\n")
+    b.file("two", b"second\n")
+    b.mount()
+    yield b.result("rename one two", lambda: b.union.rename("one", "two"))
+    yield b.on_top("one", "whiteout")
+    yield b.absent("one")
+    yield b.reads("two", b"first\n")
+    b.union.unlink("two")
+    yield b.on_top("two", "whiteout")
+
+
+@check("rename.into-other-directory")
+def into_other_directory(b: Bench) -> Observations:
+    b.file("from/file", b"moved\n")
+    b.file("from/other")
+    b.file("to/there")
+    b.mount()
+    yield b.result("rename", lambda: b.union.rename("from/file", "to/file"))
+    yield b.on_top("from/file", "whiteout")
+    yield b.reads("to/file", b"moved\n")
+    yield b.on_top("from/other", "nothing")
+    yield b.lists("from", ("other",))
+    yield b.lists("to", ("file", "there"))
+
+
+@check("rename.top-directory")
+def top_directory(b: Bench) -> Observations:
+    b.file("file")
+    b.mount()
+    b.union.mkdir("new")
+    b.write("new/inside", b"inside\n")
+    yield b.result("rename", lambda: b.union.rename("new", "newer"), "EXDEV")
+    yield b.reads("new/inside", b"inside\n")
+    yield b.absent("newer")
+
+
+@check("rename.refused-copies-nothing")
+def refused_copies_nothing(b: Bench) -> Observations:
+    b.file("file", b"here\n")
+    b.file("dir/inside")
+    b.mount()
+    yield b.result("rename file dir", lambda: b.union.rename("file", "dir"), "EISDIR")
+    yield b.result("rename file missing/x", lambda: b.union.rename("file", "missing/x"), "ENOENT")
+    yield b.result("rename missing file", lambda: b.union.rename("missing", "file"), "ENOENT")
+    yield b.reads("file", b"here\n")
+    yield b.top_holds()
+
+
+@check("rename.and-back")
+def and_back(b: Bench) -> Observations:
+    b.file("dir/file", b"moved\n")
+    b.mount()
+    b.union.rename("dir/file", "dir/elsewhere")
+    yield b.on_top("dir/file", "whiteout")
+    yield b.result("rename back", lambda: b.union.rename("dir/elsewhere", "dir/file"))
+    yield b.on_top("dir/elsewhere", "nothing")
+    yield b.reads("dir/file", b"moved\n")
+    yield b.lists("dir", ("file",))

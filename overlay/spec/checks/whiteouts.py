@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import stat
 from functools import partial
 
 from overlay.spec.bench import Bench
@@ -163,3 +164,39 @@ def whiteouts_unseen(b: Bench) -> Observations:
     yield b.lists("dir", ("stays",))
     yield b.result("open dir/gone", lambda: b.union.open("dir/gone", os.O_PATH), "ENOENT")
     yield b.result("unlink dir/gone once more", partial(b.union.unlink, "dir/gone"), "ENOENT")
+
+
+@check("whiteout.not-made-by-mknod")
+def not_made_by_mknod(b: Bench) -> Observations:
+    b.file("file", b"bottom\n")
+    b.mount()
+    device = stat.S_IFCHR | 0o600
+    yield b.result("mknod of device 0/0", lambda: b.union.mknod("new", device, 0), "EPERM")
+    yield b.absent("new")
+    yield b.lists("", ("file",))
+
+
+@check("opaque.nothing-inherited")
+def nothing_inherited(b: Bench) -> Observations:
+    b.directory("olddir", mode=0o2770)
+    os.chown(b.bottom / "olddir", 12, 34)
+    b.mount()
+    b.union.rmdir("olddir")
+    yield b.result("mkdir olddir", partial(b.union.mkdir, "olddir", 0o750))
+    status = b.union.lstat("olddir")
+    observed = f"{status.st_mode:o} {status.st_uid} {status.st_gid}"
+    yield b.same("attributes", "mode and owner of the new directory", "40750 0 0", observed)
+
+
+@check("opaque.rmdir-again")
+def rmdir_again(b: Bench) -> Observations:
+    b.file("olddir/inside")
+    b.mount()
+    b.union.unlink("olddir/inside")
+    b.union.rmdir("olddir")
+    b.union.mkdir("olddir")
+    b.write("olddir/inside", b"new\n")
+    yield b.result("unlink in the new directory", partial(b.union.unlink, "olddir/inside"))
+    yield b.result("rmdir of the new directory", partial(b.union.rmdir, "olddir"))
+    yield b.on_top("olddir", "whiteout")
+    yield b.absent("olddir")

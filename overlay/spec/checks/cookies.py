@@ -1,0 +1,91 @@
+"""Positions in a listing (L597–L600, L675–L680): valid again, in this mount and the next."""
+
+from __future__ import annotations
+
+import os
+
+from overlay.spec.bench import Bench
+from overlay.spec.checks import Observations, check
+from overlay.spec.observe import Lacks
+
+#: More than one getdents() returns, so that a position in the middle can be had.
+_NAMES = [f"{number:03}-{'x' * 150}" for number in range(499)]
+
+
+def _filled(b: Bench) -> None:
+    b.needs_mount("a position in an open directory")
+    for name in _NAMES[::2]:
+        b.file(f"dir/{name}")
+    for name in _NAMES[1::2]:
+        b.file(f"dir/{name}", on=b.top)
+    b.mount()
+
+
+def _listed_from_the_middle(b: Bench) -> tuple[int, list[str]]:
+    """The position after the first piece of the listing, and the names that follow it."""
+    fd = os.open(b.mnt / "dir", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        with os.scandir(fd) as entries:
+            next(entries)
+            # One piece has been read, and its descriptor (a copy shares the position) is there.
+            cookie = os.lseek(fd, 0, os.SEEK_CUR)
+        return cookie, _from(b, cookie)
+    finally:
+        os.close(fd)
+
+
+def _from(b: Bench, cookie: int) -> list[str]:
+    fd = os.open(b.mnt / "dir", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.lseek(fd, cookie, os.SEEK_SET)
+        return os.listdir(fd)
+    finally:
+        os.close(fd)
+
+
+def _told(rest: list[str], listing: list[str]) -> str:
+    return "the same rest" if rest == listing[len(listing) - len(rest) :] else "something else"
+
+
+@check("readdir.cookies")
+def cookies(b: Bench) -> Observations:
+    _filled(b)
+    cookie, rest = _listed_from_the_middle(b)
+    if not rest:
+        raise Lacks("listings that come in more than one piece")
+    listing = b.names("dir")
+    yield b.lists("dir", _NAMES)
+    yield b.same("view", "what follows a position", "the same rest", _told(rest, listing))
+    yield b.same("view", "names before it", True, 0 < len(rest) < len(_NAMES))
+    os.close(os.open(b.mnt / "dir/new", os.O_CREAT | os.O_WRONLY))
+    b.union.unlink("dir/new")
+    after = _told(_from(b, cookie), listing)
+    yield b.same("view", "the same position after a change", "the same rest", after)
+
+
+@check("readdir.cookies-next-mount")
+def cookies_next_mount(b: Bench) -> Observations:
+    _filled(b)
+    cookie, rest = _listed_from_the_middle(b)
+    if not rest:
+        raise Lacks("listings that come in more than one piece")
+    yield b.lists("dir", _NAMES)
+    again = b.mounts(b.remount)
+    yield again
+    if again.ok:
+        told = "the same rest" if _from(b, cookie) == rest else "something else"
+        yield b.same("view", "what follows the position", "the same rest", told)
+
+
+@check("readdir.same-order-next-mount")
+def same_order_next_mount(b: Bench) -> Observations:
+    for number in range(61):
+        b.file(f"dir/file{number * 37 % 61}", on=b.top if number % 3 else b.bottom)
+    b.mount()
+    before = b.names("dir")
+    yield b.lists("dir", [f"file{number}" for number in range(61)])
+    again = b.mounts(b.remount)
+    yield again
+    if again.ok:
+        told = "as before" if b.names("dir") == before else "another"
+        yield b.same("view", "order of the listing", "as before", told)

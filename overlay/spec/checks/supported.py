@@ -1,0 +1,139 @@
+"""Supported file systems (L564–L578), the tools for them (L616), and NFS (L583–L595)."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from functools import partial
+from pathlib import Path
+from typing import Final
+
+from overlay import syscalls
+from overlay.spec import filesystems
+from overlay.spec.bench import Bench
+from overlay.spec.checks import Observations, check
+from overlay.spec.observe import Lacks
+
+_CONTENT: Final = b"content on some file system\n" * 41
+_NFS_SUPER_MAGIC: Final = 0x6969  # include/uapi/linux/magic.h
+
+
+def _filled(b: Bench) -> None:
+    b.file("dir/file", _CONTENT, mode=0o640, owner=(12, 34))
+    b.file("dir/gone")
+    b.file("dir/sub/deep", b"deep\n")
+    (b.bottom / "dir/link").symlink_to("file")
+
+
+def _as_bottom(b: Bench, kind: str) -> Observations:
+    """Look, alter and remove over a bottom of that kind."""
+    _filled(b)
+    if kind == "tmpfs":
+        b.submount(b.bottom)
+        _filled(b)
+        filesystems.remount(b.bottom, read_only=True)
+    else:
+        filesystems.put_bottom(b, kind)
+    b.mount()
+    yield b.reads("dir/sub/deep", b"deep\n")
+    yield b.reads("dir/link", _CONTENT)
+    yield b.result("append", partial(b.append, "dir/file", b"more\n"))
+    yield b.result("unlink", partial(b.union.unlink, "dir/gone"))
+    yield b.copied_up("dir/file", _CONTENT + b"more\n")
+    yield b.on_top("dir/gone", "whiteout")
+    status = b.union.lstat("dir/file")
+    observed = f"{status.st_mode:o} {status.st_uid} {status.st_gid}"
+    yield b.same("attributes", "mode and owner of the copy", "100640 12 34", observed)
+    yield b.lists("dir", ("file", "link", "sub"))
+
+
+def _as_top(b: Bench, kind: str) -> Observations:
+    """Every kind of entry a top needs, on a top of that kind, kept over a remount."""
+    _filled(b)
+    if kind == "tmpfs":
+        filesystems.mounted_home(b, kind)
+    else:
+        filesystems.put_top(b, kind)
+    b.mount()
+    b.append("dir/file", b"more\n")
+    b.union.unlink("dir/gone")
+    b.union.unlink("dir/sub/deep")
+    b.union.rmdir("dir/sub")
+    b.union.mkdir("dir/sub")
+    yield b.copied_up("dir/file", _CONTENT + b"more\n")
+    yield b.on_top("dir/gone", "whiteout")
+    yield b.on_top("dir/sub", "opaque directory")
+    again = b.mounts(b.remount)
+    yield again
+    if again.ok:
+        yield b.reads("dir/file", _CONTENT + b"more\n")
+        yield b.lists("dir", ("file", "link", "sub"))
+        yield b.lists("dir/sub", ())
+
+
+for _kind in ("ext2", "tmpfs", "iso9660", "squashfs", "erofs", "ext4", "xfs", "btrfs"):
+    check(f"supported.bottom.{_kind}")(partial(_as_bottom, kind=_kind))
+for _kind in ("ext2", "tmpfs", "jffs2", "ext4", "xfs", "btrfs"):
+    check(f"supported.top.{_kind}")(partial(_as_top, kind=_kind))
+
+
+@check("supported.top.must-hold-marks")
+def must_hold_marks(b: Bench) -> Observations:
+    b.file("file")
+    filesystems.mounted_home(b, "ramfs")
+    yield b.refuses("mounting with a top on ramfs, which has no xattrs", b.mount)
+
+
+@check("userland.e2fsck")
+def e2fsck(b: Bench) -> Observations:
+    _filled(b)
+    image = filesystems.put_top(b, "ext4")
+    home = b.top.parent
+    b.mount()
+    b.union.unlink("dir/gone")
+    b.union.unlink("dir/sub/deep")
+    b.union.rmdir("dir/sub")
+    b.union.mkdir("dir/sub")
+    yield b.on_top("dir/gone", "whiteout")
+    yield b.on_top("dir/sub", "opaque directory")
+    b.unmount()
+    b.uncover(home)
+    done = subprocess.run(["e2fsck", "-f", "-n", image], capture_output=True, check=False)
+    # 4: errors left uncorrected (e2fsck(8)).
+    yield b.same("result", "exit code of e2fsck -f -n", 0, done.returncode)
+
+
+def _on_nfs(path: Path) -> bool:
+    return syscalls.statfs_type(path) == _NFS_SUPER_MAGIC
+
+
+@check("nfs.bottom")
+def nfs_bottom(b: Bench) -> Observations:
+    if not _on_nfs(b.bottom):
+        raise Lacks("a bottom on NFS (--bottom-dir on an NFS mount)")
+    b.file("file")
+    yield b.refuses("mounting over a bottom on NFS", b.mount)
+
+
+@check("nfs.top")
+def nfs_top(b: Bench) -> Observations:
+    if not _on_nfs(b.top):
+        raise Lacks("a top on NFS (--top-dir on an NFS mount)")
+    b.file("file")
+    yield b.refuses("mounting with a top on NFS", b.mount)
+
+
+@check("boot.root")
+def boot_root(b: Bench) -> Observations:
+    with open("/proc/self/mountinfo", encoding="utf-8", errors="surrogateescape") as mounts:
+        roots = [line.split(" - ")[1].split()[0] for line in mounts if line.split()[4] == "/"]
+    if roots[-1:] != ["overlay"]:
+        raise Lacks("a machine that was booted with a union as its root")
+    b.mount()
+    probe = f"/.fallthru-{os.getpid()}"
+    fd = os.open(probe, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600)
+    os.close(fd)
+    yield b.result("removing a file made in the root", partial(os.unlink, probe))
+    yield b.same(
+        "view", "what runs as process 1 of the machine", True, os.path.exists("/sbin/init")
+    )

@@ -1,0 +1,158 @@
+"""Layers on file systems of any kind, made for one clause: images on loop devices.
+
+:func:`put_bottom` moves what a check has filled into an image and mounts it read-only in
+the bottom's place; :func:`put_top` gives the union a top on a fresh file system.  What a
+machine lacks (the file system in the kernel, the tool that makes it) is :class:`Lacks`.
+The mounts go with the bench, and the loop devices with the mounts.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from overlay import syscalls
+from overlay.spec.bench import Bench
+from overlay.spec.observe import Lacks
+
+__all__ = ["KINDS", "Kind", "mounted_home", "put_bottom", "put_top", "remount"]
+
+_MS_RDONLY: Final = 0x01  # include/uapi/linux/mount.h
+_MS_REMOUNT: Final = 0x20
+
+
+@dataclass(frozen=True, slots=True)
+class Kind:
+    """How an image of a file system is made: ``size`` MiB, by ``make`` {image} and {tree}.
+
+    A ``finished`` one is made from a directory tree and cannot be written afterwards.
+    """
+
+    make: tuple[str, ...]
+    size: int = 0
+    finished: bool = False
+
+
+KINDS: Final = {
+    "ext2": Kind(("mkfs.ext2", "-q", "-F", "{image}"), 8),
+    # Without lazy initialisation: it would write to the image while a clause runs.
+    "ext4": Kind(
+        ("mkfs.ext4", "-q", "-F", "-E", "lazy_itable_init=0,lazy_journal_init=0", "{image}"), 16
+    ),
+    "xfs": Kind(("mkfs.xfs", "-q", "-m", "reflink=1", "{image}"), 320),
+    "btrfs": Kind(("mkfs.btrfs", "-q", "{image}"), 120),
+    "jffs2": Kind(("mkfs.jffs2", "-o", "{image}"), 8),
+    "squashfs": Kind(
+        ("mksquashfs", "{tree}", "{image}", "-quiet", "-no-progress", "-noappend"), finished=True
+    ),
+    "erofs": Kind(("mkfs.erofs", "{image}", "{tree}"), finished=True),
+    "iso9660": Kind(
+        ("xorriso", "-as", "mkisofs", "-quiet", "-R", "-o", "{image}", "{tree}"), finished=True
+    ),
+}
+
+
+def _make(kind: str, image: Path, tree: Path) -> None:
+    made = KINDS[kind]
+    if not _known(kind):
+        raise Lacks(f"{kind} in this kernel")
+    if shutil.which(made.make[0]) is None:
+        raise Lacks(f"{made.make[0]}, which makes a {kind} file system")
+    if not made.finished:
+        with image.open("wb") as file:
+            file.truncate(made.size << 20)
+    words = [word.format(image=image, tree=tree) for word in made.make]
+    done = subprocess.run(words, capture_output=True, text=True, check=False)
+    if done.returncode != 0:
+        raise RuntimeError(f"{made.make[0]}: {done.stderr.strip()}")
+
+
+def _known(kind: str) -> bool:
+    try:
+        # Asking for it loads its module; /proc/filesystems tells only what is loaded.
+        os.close(syscalls.fsopen(kind))
+    except OSError:
+        return False
+    return True
+
+
+def _attach(bench: Bench, kind: str, image: Path, where: Path, *, read_only: bool) -> None:
+    """Mount ``image``; ``read_only`` is about the mount alone, the device can be written."""
+    image_fd = os.open(image, os.O_RDWR | os.O_CLOEXEC)
+    try:
+        device, name = syscalls.loop_attach(image_fd, read_only=False)
+    finally:
+        os.close(image_fd)
+    try:
+        fs = syscalls.fsopen(kind)
+        try:
+            syscalls.fsconfig_string(fs, "source", name)
+            if read_only:
+                syscalls.fsconfig_flag(fs, "ro")
+            syscalls.fsconfig_create(fs)
+            tree = syscalls.fsmount(fs)
+        finally:
+            os.close(fs)
+    finally:
+        os.close(device)
+    bench.attach(tree, where)
+
+
+def put_bottom(bench: Bench, kind: str) -> None:
+    """Move the bottom's content onto a file system of ``kind``, mounted read-only there."""
+    image = bench.bottom.parent / f"bottom.{kind}"
+    _make(kind, image, bench.bottom)
+    if not KINDS[kind].finished:
+        home = bench.bottom.parent / "filling"
+        home.mkdir()
+        with _mounted_for_filling(bench, kind, image, home):
+            subprocess.run(["cp", "-a", f"{bench.bottom}/.", home], check=True)
+    _attach(bench, kind, image, bench.bottom, read_only=True)
+
+
+@contextmanager
+def _mounted_for_filling(bench: Bench, kind: str, image: Path, home: Path) -> Iterator[None]:
+    _attach(bench, kind, image, home, read_only=False)
+    try:
+        yield
+    finally:
+        bench.uncover(home)
+
+
+def put_top(bench: Bench, kind: str) -> Path:
+    """Move the still empty top onto a fresh file system of ``kind``; returns its image."""
+    home = bench.top.parent / "home"
+    home.mkdir()
+    image = bench.top.parent / f"top.{kind}"
+    _make(kind, image, home)
+    _attach(bench, kind, image, home, read_only=False)
+    bench.move_top(home)
+    return image
+
+
+def mounted_home(bench: Bench, kind: str) -> None:
+    """Move the still empty top onto a fresh file system without a device, such as ramfs."""
+    home = bench.top.parent / "home"
+    home.mkdir()
+    try:
+        fs = syscalls.fsopen(kind)
+    except OSError as error:
+        raise Lacks(f"{kind} in this kernel ({error.strerror})") from None
+    try:
+        syscalls.fsconfig_create(fs)
+        bench.attach(syscalls.fsmount(fs), home)
+    finally:
+        os.close(fs)
+    bench.move_top(home)
+
+
+def remount(where: Path, *, read_only: bool) -> None:
+    """What ``mount -o remount,ro`` or ``remount,rw`` asks of the file system at ``where``."""
+    flags = _MS_REMOUNT | (_MS_RDONLY if read_only else 0)
+    syscalls.mount(None, where, None, flags, None)
