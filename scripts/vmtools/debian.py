@@ -115,7 +115,7 @@ def _kernel_parts(apt: Path, package: str) -> list[str]:
         return []
     shown = succeed(("apt-cache", "-c", apt, "show", "--no-all-versions", package))
     depends = re.search(r"^Depends: (.*)", shown, re.M)
-    return re.findall(r"\blinux-(?:image|binary|modules)-\d\S*", depends[1] if depends else "")
+    return re.findall(r"\blinux-(?:image|base|binary|modules)-\d\S*", depends[1] if depends else "")
 
 
 @contextmanager
