@@ -1,4 +1,4 @@
-"""File copyup, and the matching directories of the top (document L276–L286, L324–L360).
+"""File copyup (document L105–L106, L324–L360).
 
 A copy is made aside with everything it has to have, and put in its place by one rename:
 nobody ever sees half of it, and a failure at any step leaves the union as it was.
@@ -18,64 +18,20 @@ from typing import Final
 
 from overlay import syscalls
 from overlay.credentials import failure
-from overlay.inodeflags import copy_flags, open_for_flags
-from overlay.marks import clear_mark, visible_xattrs
+from overlay.dressing import dress
+from overlay.linkup import link_up
+from overlay.marks import clear_mark
+from overlay.matching import times_kept, top_directory
 from overlay.stack import Directory, Stack, Target
 from overlay.view import Node
 
-__all__ = ["copy_data", "copy_up", "dress", "open_data", "raised", "times_kept", "top_directory"]
+__all__ = ["copy_data", "copy_up", "open_data", "raised"]
 
 _CHUNK: Final = 1 << 20
 #: What the ways of copying say where they cannot be used; the next one is tried then.
 _CANNOT: Final = frozenset(
     {errno.EXDEV, errno.EOPNOTSUPP, errno.EINVAL, errno.ENOSYS, errno.ENOTTY, errno.EBADF}
 )
-#: Attributes a copy cannot do without (fs/overlayfs/copy_up.c, ovl_must_copy_xattr()).
-_ESSENTIAL: Final = ("system.posix_acl_", "security.")
-
-
-@contextmanager
-def top_directory(stack: Stack, directory: Directory) -> Iterator[int]:
-    """A directory's part on the top, open; it and those above are made where missing."""
-    _make_matching(stack, directory)
-    with stack.top.directory(directory.path) as fd:
-        yield fd
-
-
-def _make_matching(stack: Stack, directory: Directory) -> None:
-    missing = []
-    each: Directory | None = directory
-    while each is not None and each.node.places[0].layer > 0:
-        missing.append(each)
-        each = each.above
-    # A walk that knew less may have been overtaken by another: what is there is kept.
-    for each in reversed(missing):
-        assert each.above is not None  # the root is on every layer
-        name = each.path.rpartition(b"/")[2]
-        with stack.top.directory(each.above.path) as dirfd:
-            if not exists(dirfd, name):
-                with stack.aside.making() as made:
-                    os.mkdir(made, 0o700, dir_fd=stack.aside.fd)
-                    dress(stack, made, each.node)
-                    with times_kept(dirfd):
-                        stack.aside.put(made, dirfd, name, replace=False)
-
-
-def exists(dirfd: int, name: bytes) -> bool:
-    """Whether a directory of the top has an entry, be it a whiteout."""
-    try:
-        os.stat(name, dir_fd=dirfd, follow_symlinks=False)
-    except FileNotFoundError:
-        return False
-    return True
-
-
-@contextmanager
-def times_kept(dirfd: int) -> Iterator[None]:
-    """A directory's times, set back: nothing changed in it for those who see the union."""
-    st = os.fstat(dirfd)
-    yield
-    os.utime(dirfd, ns=(st.st_atime_ns, st.st_mtime_ns))
 
 
 @contextmanager
@@ -115,17 +71,37 @@ def copy_up(
     on_top = target.on_top
     if on_top and node.marks.metacopy is None:
         return
-    if on_top and node.st.st_nlink > 1:
+    if on_top and (node.st.st_nlink > 1 or "nlink" in node.marks.others):
         # Another name of it would keep the stub: its data come to where it is.
         _fill(stack, target, node)
         return
-    with top_directory(stack, target.parent) as dirfd, stack.aside.making() as made:
+
+    def make(made: bytes) -> None:
         if stat.S_ISREG(node.st.st_mode):
             _copy_file(stack, made, node, size, mode)
         else:
             _copy_special(stack, made, node)
+
+    if stack.is_linked(node) and link_up(stack, target, make):
+        if stack.is_indexed(node) and size is not None:
+            _truncate(stack, target, size, mode)
+        return
+    with top_directory(stack, target.parent) as dirfd, stack.aside.making() as made:
+        make(made)
         with times_kept(dirfd):
             stack.aside.put(made, dirfd, target.name, replace=on_top)
+
+
+def _truncate(stack: Stack, target: Target, size: int, mode: int | None) -> None:
+    """Truncate what was on the top already, under another name."""
+    with stack.top.parent(target.parent.child(target.name)) as (dirfd, name):
+        fd = syscalls.open_beneath(dirfd, name, os.O_PATH)
+        try:
+            os.truncate(syscalls.fd_path(fd), size)
+            if mode is not None:
+                os.chmod(syscalls.fd_path(fd), mode)
+        finally:
+            os.close(fd)
 
 
 def _copy_file(stack: Stack, made: bytes, node: Node, size: int | None, mode: int | None) -> None:
@@ -192,52 +168,6 @@ def _fill(stack: Stack, target: Target, node: Node) -> None:
             clear_mark(copy, stack.family, "metacopy")
         finally:
             os.close(copy)
-
-
-def dress(stack: Stack, made: bytes, node: Node) -> None:
-    """Give a copy its owner, mode, attributes, access lists and, last, its times."""
-    st = node.st
-    with stack.at(node.places[0]) as (fd, name):
-        xattrs = visible_xattrs(fd, name, stack.family)
-    copy = syscalls.open_beneath(stack.aside.fd, made, os.O_PATH)
-    try:
-        path = syscalls.fd_path(copy)
-        # chown drops set-id bits and capabilities, so it comes before both.
-        os.chown(path, st.st_uid, st.st_gid)
-        if not stat.S_ISLNK(st.st_mode):
-            os.chmod(path, stat.S_IMODE(st.st_mode))
-        for attribute, value in xattrs.items():
-            _set_xattr(path, stack.stored(attribute), value)
-        if stat.S_ISREG(st.st_mode) or stat.S_ISDIR(st.st_mode):
-            _copy_flags(stack, copy, node)
-        os.utime(path, ns=(st.st_atime_ns, st.st_mtime_ns))
-    finally:
-        os.close(copy)
-
-
-def _copy_flags(stack: Stack, copy: int, node: Node) -> None:
-    place = node.places[0]
-    layer = stack.view.layers[place.layer]
-    try:
-        source = layer.open_file(place.path, os.O_RDONLY | os.O_NONBLOCK)
-    except PermissionError:
-        return  # what we may not read, we cannot ask
-    try:
-        file = open_for_flags(copy)
-        try:
-            copy_flags(source, file, stack.family)
-        finally:
-            os.close(file)
-    finally:
-        os.close(source)
-
-
-def _set_xattr(path: bytes, attribute: str, value: bytes) -> None:
-    try:
-        os.setxattr(path, attribute, value)
-    except OSError as error:
-        if error.errno != errno.EOPNOTSUPP or attribute.startswith(_ESSENTIAL):
-            raise
 
 
 def copy_data(source: int, copy: int, size: int) -> None:

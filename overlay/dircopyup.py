@@ -14,7 +14,6 @@ import stat
 from dataclasses import dataclass
 
 from overlay import workdir
-from overlay.copyup import times_kept, top_directory
 from overlay.inodes import shown
 from overlay.layer import scan
 from overlay.marks import (
@@ -26,6 +25,7 @@ from overlay.marks import (
     visible_xattrs,
     write_fallthru,
 )
+from overlay.matching import times_kept, top_directory
 from overlay.stack import Directory, Stack
 from overlay.view import Node
 
@@ -70,7 +70,7 @@ def copy_directory_up(stack: Stack, directory: Directory) -> bool:
     with stack.view.open(directory.node) as opened:
         looked_up = ((name, opened.lookup(name)) for name in sorted(opened.names()))
         found = [(name, node) for name, node in looked_up if node is not None]
-    if any(_has_other_names(node) for _, node in found):
+    if any(stack.is_linked(node) for _, node in found):
         return False
     with top_directory(stack, directory) as fd, times_kept(fd):
         # Mounts have to know that this top cannot be read by every profile.
@@ -84,10 +84,6 @@ def copy_directory_up(stack: Stack, directory: Directory) -> bool:
             if is_whiteout_device(st):
                 os.unlink(name, dir_fd=fd)
     return True
-
-
-def _has_other_names(node: Node) -> bool:
-    return not node.is_dir and node.places[0].layer > 0 and node.st.st_nlink > 1
 
 
 def _keep(stack: Stack, fd: int, directory: Directory, name: bytes, node: Node) -> None:

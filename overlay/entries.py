@@ -15,11 +15,13 @@ from dataclasses import dataclass
 from typing import Final
 
 from overlay import acl, syscalls
-from overlay.copyup import copy_up, exists, top_directory
+from overlay.copyup import copy_up
 from overlay.credentials import EXECUTE, READ, WRITE, Capability, Credentials, failure, protection
 from overlay.inodeflags import APPEND, inherit_flags
+from overlay.linkup import forget_name
 from overlay.lookup import Walker
 from overlay.marks import set_opaque, temporary_name
+from overlay.matching import exists, top_directory
 from overlay.stack import Directory, Stack, Target, read_acl
 
 __all__ = ["Entries", "Maker", "is_empty", "lower_has", "may_create", "may_delete"]
@@ -198,6 +200,7 @@ class Entries:
                 os.unlink(name, dir_fd=dirfd)
             else:
                 remove_directory(stack, dirfd, name)
+        forget_name(stack, target.existing)
 
     # ------------------------------------------------------------------ creating
 

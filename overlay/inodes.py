@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 
 from overlay.layer import VANISHED
+from overlay.linkindex import changed_stat
 from overlay.stack import Stack
 from overlay.view import Node
 
@@ -23,7 +24,7 @@ def shown(stack: Stack, node: Node) -> os.stat_result:
     after its directory copyup all are on the top, and the count is right (L631).
     """
     if node.is_dir:
-        return _changed(node.st, st_nlink=1) if len(node.places) > 1 else node.st
+        return changed_stat(node.st, st_nlink=1) if len(node.places) > 1 else node.st
     if node.marks.metacopy is None or node.data is None:
         return node.st
     try:
@@ -33,35 +34,4 @@ def shown(stack: Stack, node: Node) -> os.stat_result:
         if error.errno in VANISHED:
             return node.st
         raise
-    return _changed(node.st, st_ino=data.st_ino, st_dev=data.st_dev, st_blocks=data.st_blocks)
-
-
-#: The order of os.stat_result's positional fields; the times there are whole seconds.
-_POSITIONAL = (
-    "st_mode",
-    "st_ino",
-    "st_dev",
-    "st_nlink",
-    "st_uid",
-    "st_gid",
-    "st_size",
-)
-_NAMED = (
-    "st_atime",
-    "st_mtime",
-    "st_ctime",
-    "st_atime_ns",
-    "st_mtime_ns",
-    "st_ctime_ns",
-    "st_blksize",
-    "st_blocks",
-    "st_rdev",
-)
-
-
-def _changed(st: os.stat_result, **fields: int) -> os.stat_result:
-    """A copy of ``st`` with other fields."""
-    positional = [fields.get(name, getattr(st, name)) for name in _POSITIONAL]
-    named = {name: fields.get(name, getattr(st, name)) for name in _NAMED}
-    seconds = [stat_ns // 10**9 for stat_ns in (st.st_atime_ns, st.st_mtime_ns, st.st_ctime_ns)]
-    return os.stat_result((*positional, *seconds), named)
+    return changed_stat(node.st, st_ino=data.st_ino, st_dev=data.st_dev, st_blocks=data.st_blocks)

@@ -12,11 +12,14 @@ import os
 from typing import Final
 
 from overlay import syscalls
-from overlay.copyup import copy_up, dress, exists, top_directory
+from overlay.copyup import copy_up
 from overlay.credentials import WRITE, Credentials, failure
+from overlay.dressing import dress
 from overlay.entries import is_empty, lower_has, may_create, may_delete
+from overlay.linkup import forget_name
 from overlay.lookup import Walker
 from overlay.marks import Whiteout, set_opaque
+from overlay.matching import exists, top_directory
 from overlay.stack import Directory, Stack, Target
 from overlay.syscalls import RENAME_EXCHANGE, RENAME_NOREPLACE, RENAME_WHITEOUT
 from overlay.view import Node
@@ -52,7 +55,7 @@ def rename(
     target = walker.look(target)
     exchange = bool(flags & RENAME_EXCHANGE)
     _check_names(source, source.node, target, flags)
-    if _same_file(source, source.node, target):
+    if _same_file(stack, source, source.node, target):
         return
     _check_permissions(stack, who, source, target, exchange=exchange)
     if flags & RENAME_WHITEOUT:
@@ -69,6 +72,8 @@ def rename(
         _exchange(stack, source, target)
     else:
         _move(stack, source, target)
+        if target.node is not None:
+            forget_name(stack, target.node)
 
 
 def _check_names(source: Target, node: Node, target: Target, flags: int) -> None:
@@ -91,15 +96,15 @@ def _check_names(source: Target, node: Node, target: Target, flags: int) -> None
         raise failure(errno.EINVAL if flags & RENAME_EXCHANGE else errno.ENOTEMPTY)
 
 
-def _same_file(source: Target, node: Node, target: Target) -> bool:
+def _same_file(stack: Stack, source: Target, node: Node, target: Target) -> bool:
     """Whether both are one file, and so nothing happens (vfs_rename())."""
     if target.node is None:
         return False
     if node.places == target.node.places:
         return True
-    # Two names of one bottom file are two files (L631).
-    both_on_top = source.on_top and target.on_top
-    return both_on_top and os.path.samestat(node.st, target.node.st)
+    # Without an index two names of one bottom file are two files (L631).
+    comparable = stack.index is not None or (source.on_top and target.on_top)
+    return comparable and os.path.samestat(node.st, target.node.st)
 
 
 def _check_permissions(

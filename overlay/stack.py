@@ -22,6 +22,7 @@ from overlay.errors import TopInUse
 from overlay.inodeflags import APPEND, IMMUTABLE, protected
 from overlay.inuse import top_in_use
 from overlay.layer import Layer
+from overlay.linkindex import IndexedView, LinkIndex
 from overlay.marks import MarkFamily, Whiteout, escape_attribute, write_whiteout
 from overlay.markvalues import NO_XATTR
 from overlay.preflight import in_user_namespace, open_layers
@@ -111,9 +112,13 @@ class Stack:
         self.family = family
         self.form = form
         self.sync = sync
-        self.view = View([top, *bottoms], family)
+        self.index = LinkIndex.open(work_fd, bottoms, family)
+        layers = [top, *bottoms]
+        self.view = IndexedView(layers, family, self.index) if self.index else View(layers, family)
 
     def close(self) -> None:
+        if self.index is not None:
+            self.index.close()
         for layer in (self.top, *self.bottoms):
             layer.close()
         self.aside.close()
@@ -150,6 +155,15 @@ class Stack:
         """The access list of something; None if its mode says everything."""
         with self.at(node.places[0]) as (fd, name):
             return read_acl(fd, name, which)
+
+    def is_indexed(self, node: Node) -> bool:
+        """Whether this name of a bottom file leads to a copy in the index."""
+        return self.index is not None and node.places[0].layer == self.index.number
+
+    def is_linked(self, node: Node) -> bool:
+        """Whether something below the top has, or had, other names (L631)."""
+        layer = node.places[0].layer
+        return self.is_indexed(node) or (layer > 0 and not node.is_dir and node.st.st_nlink > 1)
 
     # --------------------------------------------------------------- permissions
 

@@ -22,13 +22,13 @@ from typing import Self
 
 from overlay import renaming
 from overlay.attributes import Attributes
-from overlay.copyup import top_directory
 from overlay.credentials import EXECUTE, READ, WRITE, Credentials
 from overlay.dircopyup import DirEntry, copy_directory_up, entries
 from overlay.entries import Entries
 from overlay.inodes import shown
 from overlay.lookup import Walker, into
 from overlay.marks import HostileMark, MarkFamily, Whiteout
+from overlay.matching import top_directory
 from overlay.opening import Opener
 from overlay.stack import Directory, open_stack
 

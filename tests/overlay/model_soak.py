@@ -14,10 +14,11 @@ import sys
 import tempfile
 import time
 from collections import Counter
+from contextlib import ExitStack
 from pathlib import Path
 
 from overlay import syscalls
-from tests.fsimages import tmpfs
+from tests.fsimages import MKFS, loop_filesystem, tmpfs
 from tests.overlay.model import Mismatch, Session
 from tests.strategies import Step
 
@@ -32,7 +33,9 @@ def run_script(base: Path, seed: int, script: list[Step]) -> tuple[Counter[str],
     choose = random.Random(seed).choice
     session = Session(base, choose, directory_copyup=bool(seed % 2))
     try:
-        for step in script:
+        for number, step in enumerate(script):
+            if number == len(script) * 2 // 3:
+                session.swap()
             session.run(step)
         session.swap()
     except Mismatch as mismatch:
@@ -67,12 +70,18 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--steps", type=int, default=10_000)
     parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--fs", choices=["tmpfs", *MKFS], default="tmpfs", help="of all layers")
     options = parser.parse_args()
     syscalls.unshare(syscalls.CLONE_NEWNS)
     syscalls.mount(None, "/", None, syscalls.MS_REC | syscalls.MS_PRIVATE, None)
     differences: Counter[str] = Counter()
     started, done, seed = time.monotonic(), 0, options.seed
-    with tempfile.TemporaryDirectory() as scratch, tmpfs(Path(scratch)) as mounted:
+    with ExitStack() as stack:
+        if options.fs == "tmpfs":
+            scratch = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+            mounted = stack.enter_context(tmpfs(scratch))
+        else:
+            mounted = stack.enter_context(loop_filesystem(options.fs, 64))
         base = mounted / "session"
         while done < options.steps:
             script = script_of(seed, min(SCRIPT, options.steps - done))

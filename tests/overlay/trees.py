@@ -13,7 +13,16 @@ from overlay.marks import MarkFamily, set_opaque, visible_xattrs, write_whiteout
 from overlay.view import Node, View
 from tests.strategies import ALICE, BOB, DIRECTORIES, LISTS, NAMES, Chooser
 
-__all__ = ["Tree", "attributes", "cover", "differing", "engine_tree", "kernel_tree", "populate"]
+__all__ = [
+    "Tree",
+    "attributes",
+    "cover",
+    "differing",
+    "engine_tree",
+    "kernel_tree",
+    "populate",
+    "without_times",
+]
 
 
 def attributes(st: os.stat_result, started: int) -> tuple[Any, ...]:
@@ -88,6 +97,14 @@ def _seen(view: View, node: Node, started: int) -> tuple[Any, ...]:
         content = os.read(fd, 1 << 20)
         os.close(fd)
     return attributes(node.st, started), content, xattrs
+
+
+def without_times(tree: Tree) -> Tree:
+    """A tree without the modification times of regular files."""
+    return {
+        path: (about[:-1], *rest) if about[0].startswith("0o10") else (about, *rest)
+        for path, (about, *rest) in tree.items()
+    }
 
 
 def differing(mine: Tree, theirs: Tree) -> str:
