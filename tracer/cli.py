@@ -160,6 +160,7 @@ def _read(directory: str) -> tuple[pa.Table, RunMetadata, list[str]]:
         except parts.PartError as error:
             damage.append(f"{printable(path)}: {error}")
             continue
+        assert table is not None  # columns were asked for
         tables.append(table.cast(SCHEMA))
     if newest is None:
         raise OperationFailed(
