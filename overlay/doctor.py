@@ -94,7 +94,7 @@ def _mounts(where: str, profile: str) -> Check:
         try:
             tree = kernel.open_overlay(overlay)
         except FallthruError as error:
-            return Check(name, False, str(error), error.hint or "")
+            return Check(name, False, str(error), error.hint or "see the kernel log")
         try:
             os.close(os.open("file", os.O_RDWR, dir_fd=tree))
         except OSError as error:
@@ -109,10 +109,11 @@ def _user_namespaces() -> Check:
     code = _exit_code_of_child(_mount_in_user_namespace)
     if code == 0:
         return Check(name, True, "overlayfs mounts in user namespaces")
-    detail = os.strerror(code)
-    return Check(
-        name, False, detail, "sysctl kernel.unprivileged_userns_clone, user.max_user_namespaces"
+    remedy = (
+        "see the sysctl user.max_user_namespaces, on Debian also kernel.unprivileged_userns_clone; "
+        "in a chroot the kernel refuses user namespaces"
     )
+    return Check(name, False, os.strerror(code), remedy)
 
 
 def _mount_in_user_namespace() -> None:
