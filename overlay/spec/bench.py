@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import io
 import os
-import stat
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,14 +18,20 @@ from pathlib import Path
 from overlay import syscalls
 from overlay.errors import FallthruError
 from overlay.spec.calls import Calls, read
+from overlay.spec.filling import LAYER_MTIME_NS, Filling
 from overlay.spec.fingerprint import Entry, differences, fingerprint
-from overlay.spec.observe import Lacks, Observation, attempt, errno_name, shown, top_entry
+from overlay.spec.observe import (
+    Lacks,
+    Observation,
+    attempt,
+    errno_name,
+    shown,
+    shown_names,
+    top_entry,
+)
 from overlay.spec.targets import Target
 
 __all__ = ["LAYER_MTIME_NS", "Bench", "Lacks", "Places"]
-
-#: Files of a layer are this old, so that a copy with the wrong time shows.
-LAYER_MTIME_NS = 1_234_567_890_123_456_789
 
 
 _FLAGS = {
@@ -46,7 +51,7 @@ class Places:
     mounts: Path
 
 
-class Bench:
+class Bench(Filling):
     """One union: ``bottom``, ``top`` and ``work`` directories and the mount point ``mnt``."""
 
     def __init__(self, target: Target, features: frozenset[str], places: Places) -> None:
@@ -66,78 +71,10 @@ class Bench:
         for directory in (self.bottom, self.top, self.work, self.mnt):
             directory.mkdir()
 
-    # ------------------------------------------------------------ filling the layers
-
-    def file(
-        self,
-        name: str,
-        content: bytes = b"bottom\n",
-        *,
-        mode: int = 0o644,
-        owner: tuple[int, int] = (0, 0),
-        on: Path | None = None,
-    ) -> Path:
-        """A regular file on the bottom (or ``on`` another layer), its parents made."""
-        path = (on or self.bottom) / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(content)
-        os.chown(path, *owner)
-        os.chmod(path, mode)
-        os.utime(path, ns=(LAYER_MTIME_NS, LAYER_MTIME_NS))
-        return path
-
-    def directory(self, name: str, *, mode: int = 0o755, on: Path | None = None) -> Path:
-        """A directory on the bottom (or ``on`` another layer)."""
-        path = (on or self.bottom) / name
-        path.mkdir(parents=True)
-        path.chmod(mode)
-        return path
-
-    def plants_marks(self) -> None:
-        """For checks that write marks onto the top by themselves: Lacks if unknown how."""
-        if not self.features & {"engine", "overlayfs", "fuse.fuse-overlayfs"}:
-            raise Lacks("a known on-disk format of marks on the top")
-
     def needs_mount(self, why: str) -> None:
         """For checks that no engine can answer: Lacks unless the target makes mounts."""
         if "engine" in self.features:
             raise Lacks(f"a mount ({why})")
-
-    def whiteout(self, name: str) -> None:
-        """A whiteout on the top, as overlayfs writes it."""
-        (self.top / name).parent.mkdir(parents=True, exist_ok=True)
-        os.mknod(self.top / name, stat.S_IFCHR, 0)
-
-    def opaque(self, name: str) -> None:
-        """The directory ``name`` on the top, marked opaque."""
-        (self.top / name).mkdir(parents=True, exist_ok=True)
-        self._mark(self.top / name, "opaque", b"y")
-
-    def fallthru(self, name: str) -> None:
-        """A fallthru on the top to the bottom's ``name``, as directory copyup would leave it."""
-        source, path = self.bottom / name, self.top / name
-        if source.is_dir():
-            path.mkdir(exist_ok=True)
-        else:
-            path.write_bytes(b"")
-            os.truncate(path, source.stat().st_size)
-            self._mark(path, "metacopy", b"")
-        self._mark(path, "redirect", b"/" + os.fsencode(name))
-        status = source.stat()
-        os.chown(path, status.st_uid, status.st_gid)
-        os.chmod(path, stat.S_IMODE(status.st_mode))
-        os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
-
-    def _mark(self, path: Path, mark: str, value: bytes) -> None:
-        family = "user" if "userxattr" in self.features else "trusted"
-        os.setxattr(path, f"{family}.overlay.{mark}", value)
-
-    def user_xattr(self, path: Path, name: str, value: bytes) -> None:
-        """Set an xattr on a file of a layer; Lacks if its file system has none."""
-        try:
-            os.setxattr(path, name, value)
-        except OSError as error:
-            raise Lacks(f"user xattrs on the layers ({error.strerror})") from None
 
     def limit_top(self, size: int, *, inodes: int = 0) -> None:
         """Move the still empty top to a tmpfs that holds only ``size`` bytes, ``inodes`` files."""
@@ -342,10 +279,10 @@ class Bench:
     def lists(self, name: str, entries: Iterable[str]) -> Observation:
         """The names that listing the directory ``name`` in the union gives, each once."""
         try:
-            observed = " ".join(sorted(self.names(name))) or "nothing"
+            observed = shown_names(self.names(name))
         except OSError as error:
             observed = errno_name(error)
-        expected = " ".join(sorted(entries)) or "nothing"
+        expected = shown_names(entries)
         return Observation("view", f"listing {name} in the union", expected, observed)
 
     def absent(self, name: str) -> Observation:

@@ -90,6 +90,8 @@ def _attach(bench: Bench, kind: str, image: Path, where: Path, *, read_only: boo
     finally:
         os.close(image_fd)
     try:
+        # The flag of a bottom's last user outlives the image: a killed one leaves it set.
+        syscalls.blkroset(device, False)
         fs = syscalls.fsopen(kind)
         try:
             syscalls.fsconfig_string(fs, "source", name)

@@ -6,7 +6,7 @@ import errno
 import hashlib
 import os
 import stat
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Final
 
@@ -17,6 +17,7 @@ __all__ = [
     "attempt",
     "errno_name",
     "shown",
+    "shown_names",
     "top_entry",
 ]
 
@@ -61,6 +62,15 @@ def shown(content: bytes) -> str:
     if len(content) <= 32:
         return repr(content)[1:] if content else "empty"
     return f"{len(content)} bytes, sha256 {hashlib.sha256(content).hexdigest()[:12]}"
+
+
+def shown_names(names: Iterable[str]) -> str:
+    """The names in a directory as text, sorted; many by their number and digest."""
+    text = " ".join(sorted(names))
+    if len(text) <= 200:
+        return text or "nothing"
+    digest = hashlib.sha256(text.encode("utf-8", "surrogateescape")).hexdigest()[:12]
+    return f"{text.count(' ') + 1} names, sha256 {digest}"
 
 
 def attempt(call: Callable[[], object]) -> str:

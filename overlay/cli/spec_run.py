@@ -1,0 +1,181 @@
+"""``fallthru spec run``: clauses judged on real mounts."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from overlay.cli.layers import emit_json, json_option
+from overlay.errors import EXIT_ANSWER_IS_NO, EnvironmentLacks, OperationFailed, UsageError
+from overlay.text import printable
+
+if TYPE_CHECKING:
+    from overlay.spec.catalogue import Clause
+    from overlay.spec.runner import Result
+    from overlay.spec.targets import Target
+
+__all__ = ["run"]
+
+_DIRECTORY = click.Path(exists=True, file_okay=False, path_type=str)
+
+
+@click.command()
+@click.option(
+    "--target",
+    "targets",
+    multiple=True,
+    metavar="T",
+    help="engine, kernel:PROFILE, unprivileged, overlayfs, overlayfs:KEY=VALUE,…, "
+    "fuse-overlayfs, unionfs-fuse or mergerfs (repeatable; default: the engine, every profile "
+    "and overlayfs).",
+)
+@click.option(
+    "--mount-command",
+    "commands",
+    multiple=True,
+    metavar="CMD",
+    help="Judge what CMD mounts; {bottom} {top} {work} {mnt} are filled in (repeatable).",
+)
+@click.option("--clause", "patterns", multiple=True, metavar="PATTERN", help="Only these ids.")
+@click.option("--shuffle", type=int, metavar="SEED", help="Run in a random order.")
+@click.option(
+    "--kernel",
+    default="host",
+    metavar="K",
+    help="Judge on another kernel: uml, debian-6.1, debian-6.12, debian-7 (built by "
+    "scripts/vm; default: host, the running one).",
+)
+@click.option("--bottom-dir", type=_DIRECTORY, help="Make the bottoms below this directory.")
+@click.option("--top-dir", type=_DIRECTORY, help="Make the tops below this directory.")
+@json_option
+@click.option("--explain", is_flag=True, help="Also say how and why targets depart.")
+@click.option("--junit", metavar="FILE", help="Also write JUnit XML.")
+def run(
+    targets: tuple[str, ...],
+    commands: tuple[str, ...],
+    patterns: tuple[str, ...],
+    shuffle: int | None,
+    kernel: str,
+    bottom_dir: str | None,
+    top_dir: str | None,
+    as_json: bool,
+    explain: bool,
+    junit: str | None,
+) -> None:
+    """Run clauses on real mounts; exit 1 when one fails.
+
+    kept ✓, departed ~ (differs as the catalogue says it will), failed ✗, not-run –
+    (with the reason; never a pass).  Mounts are made where nobody else sees them.
+
+    \b
+    Examples:
+      fallthru spec run
+      fallthru spec run --target overlayfs:metacopy=on --clause 'copyup.*' --explain
+      fallthru spec run --kernel uml
+      fallthru spec run --junit spec.xml --mount-command \\
+          'fuse-overlayfs -o lowerdir={bottom},upperdir={top},workdir={work} {mnt}'
+    """
+    from overlay.spec import catalogue, report, runner
+
+    clauses = catalogue.select(catalogue.load(), patterns)
+    chosen = _targets(targets, commands)
+    if kernel == "host":
+        results = runner.run(
+            clauses,
+            chosen,
+            shuffle=shuffle,
+            bottom_dir=None if bottom_dir is None else Path(bottom_dir),
+            top_dir=None if top_dir is None else Path(top_dir),
+        )
+    else:
+        from overlay.spec import kernels
+
+        if bottom_dir or top_dir:
+            raise UsageError(
+                "a guest sees this machine's directories read-only",
+                hint="--bottom-dir and --top-dir are for the running kernel",
+            )
+        names = tuple(t.name for t in chosen if not t.name.startswith("command:"))
+        request = kernels.Request(tuple(c.id for c in clauses), names, commands, shuffle)
+        results = kernels.run(kernel, request)
+    if junit is not None:
+        _write(junit, report.as_junit(results, clauses))
+    if as_json:
+        emit_json([result.as_json() for result in results])
+    else:
+        _show(results, clauses, {"failed", "departed"} if explain else {"failed"})
+    statuses = {result.status for result in results}
+    context = click.get_current_context()
+    if "failed" in statuses:
+        context.exit(EXIT_ANSWER_IS_NO)
+    if statuses == {"not-run"}:
+        context.exit(EnvironmentLacks.exit_code)
+
+
+def _targets(names: tuple[str, ...], commands: tuple[str, ...]) -> list[Target]:
+    from overlay.spec.targets import DEFAULT_TARGETS, CommandTarget, parse_target
+
+    wanted = names or (() if commands else DEFAULT_TARGETS)
+    found: list[Target] = [parse_target(name) for name in wanted]
+    found += [CommandTarget.parse(command) for command in commands]
+    seen = [target.name for target in found]
+    twice = {name for name in seen if seen.count(name) > 1}
+    if twice:
+        raise UsageError(
+            f"the target {min(twice)} is given twice", hint="run them one after the other"
+        )
+    return found
+
+
+def _write(path: str, text: str) -> None:
+    try:
+        Path(path).write_text(text, "utf-8")
+    except OSError as error:
+        raise OperationFailed(
+            f"{printable(path)} cannot be written", errno=error.errno or 0
+        ) from None
+
+
+def _show(results: Sequence[Result], clauses: Sequence[Clause], explained: set[str]) -> None:
+    from overlay.spec import report
+
+    if sys.stdout.isatty() and os.environ.get("TERM") != "dumb":
+        _rich_table(results)
+    else:
+        click.echo("\n".join(report.plain_table(results)))
+    click.echo()
+    by_id = {clause.id: clause for clause in clauses}
+    for result in results:
+        if result.status in explained:
+            click.echo("\n".join(report.explain(result, by_id[result.id])) + "\n")
+    reasons = {(r.target, r.note): None for r in results if r.status == "not-run"}
+    for target, reason in reasons:
+        click.echo(f"{target}, not run: {reason}")
+    click.echo("\n".join(report.summary(results)))
+
+
+def _rich_table(results: Sequence[Result]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    from overlay.spec.report import SYMBOLS
+
+    colours = {"kept": "green", "departed": "yellow", "failed": "bold red", "not-run": "dim"}
+    targets = list(dict.fromkeys(result.target for result in results))
+    table = Table("clause", box=None, header_style="bold")
+    for target in targets:
+        table.add_column(Text(target.replace(":", ":\n", 1)), justify="center")
+    by_key = {(result.id, result.target): result for result in results}
+    for clause in dict.fromkeys(result.id for result in results):
+        row = [by_key[clause, target] for target in targets]
+        cells = [Text(SYMBOLS[r.status] + "*" * r.stale, style=colours[r.status]) for r in row]
+        table.add_row(clause, *cells)
+    Console(highlight=False).print(table)
+    legend = "  ".join(f"{symbol} {status}" for status, symbol in SYMBOLS.items())
+    click.echo(f"\n{legend}")
