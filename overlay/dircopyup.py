@@ -17,7 +17,6 @@ from overlay import workdir
 from overlay.inodes import shown
 from overlay.layer import scan
 from overlay.marks import (
-    clear_mark,
     is_whiteout_device,
     read_marks,
     set_opaque,
@@ -78,8 +77,10 @@ def copy_directory_up(stack: Stack, directory: Directory) -> bool:
         for name, node in found:
             _keep(stack, fd, directory, name, node)
         _replace_xattr_whiteouts(stack, fd)
+        # Passed over in an opaque directory; it tells one that was copied up from one that
+        # was made new, and where its fallthrus lead.
+        set_redirect(fd, stack.family, b"/" + directory.below)
         set_opaque(fd, stack.family)
-        clear_mark(fd, stack.family, "redirect")
         for name, st in list(scan(fd)):
             if is_whiteout_device(st):
                 os.unlink(name, dir_fd=fd)

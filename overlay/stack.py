@@ -189,7 +189,8 @@ class Stack:
             flags = IMMUTABLE if found & syscalls.STATX_ATTR_IMMUTABLE else 0
             flags |= APPEND if found & syscalls.STATX_ATTR_APPEND else 0
             # The root is looked up nowhere, so its marks were not read.
-            if place.layer == 0 and (not place.path or "protattr" in node.marks.others):
+            on_top = place.layer == 0 or self.is_indexed(node)
+            if on_top and (not place.path or "protattr" in node.marks.others):
                 flags |= protected(fd, name, self.family)
         return flags
 

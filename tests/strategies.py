@@ -67,6 +67,7 @@ _ENTRIES: Final = (
 )
 _ODD: Final = (
     *("d/", "a/", "c/", "l/", "d/.", "d/..", "m/../a", "d/./a", "l/a", "d/l/a", "a/x", "."),
+    *("a2", "b2", "d/b2", "m/a2", "s/c2", "d/e/c2"),  # where the bottoms have hard links
     *("", "x" * 255, "y" * 256, "d/e/../../b", "loop", "loop/a"),
 )
 _MAKING: Final = (0, os.O_CREAT, os.O_CREAT | os.O_EXCL, os.O_TRUNC, os.O_CREAT | os.O_TRUNC)

@@ -31,7 +31,7 @@ def run_script(base: Path, seed: int, script: list[Step]) -> tuple[Counter[str],
     """Run one script on fresh layers: (differences counted, what did not match)."""
     base.mkdir()
     choose = random.Random(seed).choice
-    session = Session(base, choose, directory_copyup=bool(seed % 2))
+    session = Session(base, choose, directory_copyup=bool(seed % 2), links=seed % 3 == 2)
     try:
         for number, step in enumerate(script):
             if number == len(script) * 2 // 3:

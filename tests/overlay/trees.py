@@ -4,24 +4,28 @@ from __future__ import annotations
 
 import os
 import stat
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, Final
 
 from overlay import acl
 from overlay.layer import Layer
+from overlay.linkindex import IndexedView, LinkIndex
 from overlay.marks import MarkFamily, set_opaque, visible_xattrs, write_whiteout
 from overlay.view import Node, View
+from overlay.workdir import beside
 from tests.strategies import ALICE, BOB, DIRECTORIES, LISTS, NAMES, Chooser
 
 __all__ = [
     "Tree",
+    "add_links",
     "attributes",
     "cover",
     "differing",
     "engine_tree",
+    "ignoring",
     "kernel_tree",
     "populate",
-    "without_times",
 ]
 
 
@@ -63,24 +67,32 @@ def kernel_tree(started: int) -> Tree:
 
 def engine_tree(bottoms: tuple[str, ...], top: Path, started: int) -> Tree:
     """What the layers show, looked at without the engine: nothing is copied up."""
-    layers = [Layer.open(path) for path in (str(top), *bottoms)]
-    try:
-        view = View(layers, MarkFamily.TRUSTED)
-        tree: Tree = {}
-        pending: list[tuple[bytes, Node]] = [(b".", view.root())]
-        while pending:
-            path, node = pending.pop()
-            tree[path] = _seen(view, node, started)
-            if node.is_dir:
-                with view.open(node) as directory:
-                    for name in directory.names():
-                        child = directory.lookup(name)
-                        if child is not None:
-                            pending.append((path + b"/" + name, child))
-        return tree
-    finally:
-        for layer in layers:
-            layer.close()
+    family = MarkFamily.TRUSTED
+    with ExitStack() as stack:
+        layers = [stack.enter_context(Layer.open(path)) for path in (str(top), *bottoms)]
+        view = View(layers, family)
+        if Path(beside(str(top)), "index").is_dir():
+            work = stack.enter_context(Layer.open(beside(str(top))))
+            index = LinkIndex.open(work.fd, layers[1:], family)
+            if index is not None:
+                stack.callback(index.close)
+                view = IndexedView(layers, family, index)
+        return _tree(view, started)
+
+
+def _tree(view: View, started: int) -> Tree:
+    tree: Tree = {}
+    pending: list[tuple[bytes, Node]] = [(b".", view.root())]
+    while pending:
+        path, node = pending.pop()
+        tree[path] = _seen(view, node, started)
+        if node.is_dir:
+            with view.open(node) as directory:
+                for name in directory.names():
+                    child = directory.lookup(name)
+                    if child is not None:
+                        pending.append((path + b"/" + name, child))
+    return tree
 
 
 def _seen(view: View, node: Node, started: int) -> tuple[Any, ...]:
@@ -99,12 +111,15 @@ def _seen(view: View, node: Node, started: int) -> tuple[Any, ...]:
     return attributes(node.st, started), content, xattrs
 
 
-def without_times(tree: Tree) -> Tree:
-    """A tree without the modification times of regular files."""
-    return {
-        path: (about[:-1], *rest) if about[0].startswith("0o10") else (about, *rest)
-        for path, (about, *rest) in tree.items()
-    }
+def ignoring(tree: Tree, *, times: bool, links: bool) -> Tree:
+    """A tree without the modification times, or the link counts, of what is no directory."""
+
+    def about(found: tuple[Any, ...]) -> tuple[Any, ...]:
+        mode, uid, gid, size, count, device, time = found
+        is_file = mode.startswith("0o10")
+        return (mode, uid, gid, size, links or count, device, (times and is_file) or time)
+
+    return {path: (about(found), *rest) for path, (found, *rest) in tree.items()}
 
 
 def differing(mine: Tree, theirs: Tree) -> str:
@@ -143,6 +158,24 @@ def populate(root: Path, choose: Chooser) -> None:
         if (root / directory).is_dir():
             os.utime(root / directory, ns=(_OLD, _OLD + 1))
     os.utime(root, ns=(_OLD, _OLD))
+
+
+def add_links(root: Path, choose: Chooser) -> None:
+    """Give some files second and third names, here and there."""
+    files = [path for path in sorted(root.rglob("*")) if path.is_file() and not path.is_symlink()]
+    for path in files:
+        if choose((False, True)):
+            continue
+        times = {directory: os.stat(directory) for directory in (root, *path.parents)}
+        for other in choose((("a2",), ("d/b2",), ("b2", "m/a2"), ("s/c2", "d/e/c2"))):
+            if (root / other).parent.is_dir() and not os.path.lexists(root / other):
+                os.link(path, root / other)
+        for directory, st in times.items():
+            if directory.is_relative_to(root):
+                os.utime(directory, ns=(st.st_atime_ns, st.st_mtime_ns))
+    for name in DIRECTORIES:
+        if (root / name).is_dir():
+            os.utime(root / name, ns=(_OLD, _OLD + 1))
 
 
 def _add(path: Path, choose: Chooser) -> None:
