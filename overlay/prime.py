@@ -117,11 +117,22 @@ class _Run:
         self.progress = progress
 
     def prime(self, paths: Sequence[bytes], *, recursive: bool) -> PrimeReport:
-        plan = _Plan()
         for path in paths:
-            for spot in self.walk.locate(path)[:-1]:
-                self._appear(spot)
-            self._plan(self.walk.locate(path)[-1], plan, recursive)
+            # Before anything is changed: is each a directory?
+            self.walk.locate(path)
+        reports = [self._prime(path, recursive) for path in sorted(set(paths))]
+        return PrimeReport(
+            sum(report.directories for report in reports),
+            sum(report.entries for report in reports),
+            sum(report.already for report in reports),
+            tuple(left for report in reports for left in report.left),
+        )
+
+    def _prime(self, path: bytes, recursive: bool) -> PrimeReport:
+        for spot in self.walk.locate(path)[:-1]:
+            self._appear(spot)
+        plan = _Plan()
+        self._plan(self.walk.locate(path)[-1], plan, recursive)
         made = self._build_aside(plan, recursive)
         also = self._fill_in_place(plan)
         for spot in plan.primed:
@@ -228,9 +239,14 @@ class _Run:
             set_impure(parent)
             if spot.st is None:
                 syscalls.renameat2(stage, name, parent, last, syscalls.RENAME_NOREPLACE)
-            else:
-                syscalls.renameat2(stage, name, parent, last, syscalls.RENAME_EXCHANGE)
+                return
+            syscalls.renameat2(stage, name, parent, last, syscalls.RENAME_EXCHANGE)
+            try:
                 os.rmdir(name, dir_fd=stage)
+            except OSError:
+                # Not empty after all: somebody else writes to the top.  It must not go.
+                syscalls.renameat2(stage, name, parent, last, syscalls.RENAME_EXCHANGE)
+                raise
 
     # ------------------------------------------------------------- directories in sight
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import socket
 import stat
 import sys
@@ -254,6 +255,16 @@ def test_only_the_named_directory_is_primed(full: Layers) -> None:
     assert shown(full) == before
     take_back(full, "d", recursive=False)
     assert os.getxattr(full.top / "d" / "sub", OPAQUE) == b"y"
+    assert shown(full) == before
+
+
+def test_directories_within_each_other_can_be_named_at_once(full: Layers) -> None:
+    before = shown(full)
+    (full.top / "d").mkdir()
+    report = run(full, "d/sub/deep", "d/sub", "/d//sub/", "d")
+    assert (report.directories, report.already) == (3, 0)
+    take_back(full)
+    shutil.copystat(full.bottom / "d", full.top / "d")
     assert shown(full) == before
 
 
