@@ -29,6 +29,7 @@ __all__ = [
     "Reliance",
     "any_read_only",
     "held_devices",
+    "note",
     "reconcile",
     "reliances",
     "relied_on",
@@ -174,6 +175,17 @@ def _noted(tree: int, layers: OpenLayers) -> int:
         os.close(tree)
         raise
     return tree
+
+
+def note(mount: mountinfo.OverlayMount, states: Sequence[BottomState]) -> None:
+    """Keep how the bottoms of a mounted overlay are now, if nothing is kept of it yet."""
+    evidence = tuple(Evidence.of(state) for state in states)
+    with runstate.locked("overlays") as notes:
+        known = reliances().get(mount.dev)
+        if notes is None or (known is not None and known.top == mount.top):
+            return
+        new = Reliance(mount.dev, time.time(), mount.top or "", evidence)
+        runstate.put(notes, _name(mount.dev), new.to_json())
 
 
 def reliances() -> dict[Device, Reliance]:

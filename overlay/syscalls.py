@@ -479,6 +479,54 @@ def name_to_handle_at(dirfd: int, path: Path = "", flags: int = AT_EMPTY_PATH) -
     return handle.handle_type, bytes(handle.f_handle[: handle.handle_bytes])
 
 
+def open_by_handle_at(mount_fd: int, kind: int, handle: bytes, flags: int) -> int:
+    """Open the file of a handle; ESTALE when it is gone.  ``mount_fd`` is on its file system."""
+    file = _FileHandle(handle_bytes=len(handle), handle_type=kind)
+    ctypes.memmove(file.f_handle, handle, len(handle))
+    return _check(
+        _libc.open_by_handle_at(
+            ctypes.c_int(mount_fd), ctypes.byref(file), ctypes.c_int(flags | os.O_CLOEXEC)
+        )
+    )
+
+
+# --------------------------------------------------------------------- fanotify
+
+# include/uapi/linux/fanotify.h
+FAN_CLOEXEC: Final = 0x1
+FAN_NONBLOCK: Final = 0x2
+FAN_REPORT_DFID_NAME: Final = 0xC00
+FAN_MARK_ADD: Final = 0x1
+FAN_MARK_FILESYSTEM: Final = 0x100
+FAN_MODIFY: Final = 0x2
+FAN_ATTRIB: Final = 0x4
+FAN_MOVED_FROM: Final = 0x40
+FAN_MOVED_TO: Final = 0x80
+FAN_CREATE: Final = 0x100
+FAN_DELETE: Final = 0x200
+FAN_Q_OVERFLOW: Final = 0x4000
+FAN_ONDIR: Final = 0x40000000
+
+
+def fanotify_init(flags: int, event_flags: int = os.O_RDONLY) -> int:
+    """A group that receives events about files (reported by directory and name: since 5.9)."""
+    return _check(_libc.fanotify_init(ctypes.c_uint(flags), ctypes.c_uint(event_flags)))
+
+
+def fanotify_mark(group: int, flags: int, mask: int, dirfd: int, path: Path) -> None:
+    """Ask for events about a file, or with FAN_MARK_FILESYSTEM its whole file system."""
+    _check(
+        _libc.fanotify_mark(
+            ctypes.c_int(group),
+            ctypes.c_uint(flags),
+            ctypes.c_uint64(mask),
+            ctypes.c_int(dirfd),
+            os.fsencode(path),
+        ),
+        path,
+    )
+
+
 # ------------------------------------------------------------------ xattrs
 
 

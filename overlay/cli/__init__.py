@@ -22,6 +22,7 @@ SUBCOMMANDS = {
     "mount": ("Mount a top over its bottoms.", "overlay.cli.mount:mount"),
     "umount": ("Remove an overlay.", "overlay.cli.umount:umount"),
     "status": ("Show the overlays that are mounted.", "overlay.cli.status:status"),
+    "watch": ("Tell what happens to a bottom meanwhile.", "overlay.cli.watch:watch"),
     "diff": ("Show what the top changes of its bottoms.", "overlay.cli.diff:diff"),
     "check": ("Find damage in a top, and repair it.", "overlay.cli.check:check"),
     "prime": ("Copy directories up ahead of time, as fallthrus.", "overlay.cli.prime:prime"),
