@@ -7,12 +7,14 @@ Every named error that the environment can cause has its check here, so that
 from __future__ import annotations
 
 import os
+import shutil
 import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from overlay import kernel, layerargs, syscalls
 from overlay.errors import FallthruError
+from overlay.imageformats import FORMATS
 from overlay.preflight import in_user_namespace
 from overlay.profiles import PROFILES
 
@@ -43,6 +45,8 @@ def checks() -> Iterator[Check]:
             yield _mounts(where, profile.name)
     yield _user_namespaces()
     yield _loop_devices()
+    yield _image_formats()
+    yield _freezing()
 
 
 def _privilege() -> Check:
@@ -139,3 +143,25 @@ def _loop_devices() -> Check:
     if os.access("/dev/loop-control", os.R_OK | os.W_OK):
         return Check("images as bottoms", True, "loop devices can be attached")
     return Check("images as bottoms", False, "no access to /dev/loop-control", "modprobe loop")
+
+
+def _image_formats() -> Check:
+    name = "formats of images"
+    known = [fstype for fstype in FORMATS if _opens(fstype)]
+    lacking = ", ".join(fstype for fstype in FORMATS if fstype not in known)
+    remedy = f"modprobe what you need of {lacking}" if lacking else ""
+    return Check(name, bool(known), ", ".join(known) or "none", remedy)
+
+
+def _opens(fstype: str) -> bool:
+    try:
+        os.close(syscalls.fsopen(fstype))
+    except OSError:
+        return False
+    return True
+
+
+def _freezing() -> Check:
+    found = shutil.which("mkfs.erofs")
+    detail = found or "mkfs.erofs is not installed"
+    return Check("fallthru freeze", found is not None, detail, "apt-get install erofs-utils")
