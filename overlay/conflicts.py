@@ -14,11 +14,11 @@ import os
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
-from overlay import mountinfo
+from overlay import kernel, mountinfo, runstate
 from overlay.errors import Refused
 from overlay.text import printable
 
-__all__ = ["Covered", "check"]
+__all__ = ["Covered", "check", "mount"]
 
 # fmt: off
 #: Mounts that hold nothing of anybody's: the kernel's own views of itself.
@@ -78,6 +78,16 @@ def check(
                 f"{printable(bottom)}: {names}",
                 hint="unmount it, or accept an empty directory there with --allow-submounts",
             )
+    return covered
+
+
+def mount(
+    overlay: kernel.Overlay, mount_point: str, *, allow_submounts: bool = False
+) -> list[Covered]:
+    """:func:`check`, then :func:`overlay.kernel.mount`, with no other such mount in between."""
+    with runstate.locked("mounts"):
+        covered = check(overlay.bottoms, overlay.top, allow_submounts=allow_submounts)
+        kernel.mount(overlay, mount_point)
     return covered
 
 

@@ -8,6 +8,7 @@ umount(8) or in a crash.  /run ends with the boot, as all mounts do.
     /run/fallthru/overlays/MAJOR:MINOR   one overlay, by its own device number
     /run/fallthru/devices/MAJOR:MINOR    one block device that was made read-only
     /run/fallthru/images/                names, while the kernel looks them up
+    /run/fallthru/mounts/                empty: its lock makes a check and a mount one step
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ from overlay.errors import OperationFailed
 __all__ = ["DIRECTORY", "Drawer", "any_devices", "drop", "load", "locked", "put"]
 
 DIRECTORY: Final = "/run/fallthru"
-Drawer = Literal["overlays", "devices", "images"]
+Drawer = Literal["overlays", "devices", "images", "mounts"]
 _OPEN: Final = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 
 

@@ -97,8 +97,7 @@ def mount(
     if dry_run:
         click.echo(overlay.describe(mount_point))
         return
-    covered = conflicts.check(bottoms, top, allow_submounts=allow_submounts)
-    kernel.mount(overlay, mount_point)
+    covered = conflicts.mount(overlay, mount_point, allow_submounts=allow_submounts)
     missed = [mount for mount in covered if mount.holds_data]
     if missed:
         names = ", ".join(printable(mount.mount_point) for mount in missed)

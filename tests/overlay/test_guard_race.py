@@ -4,50 +4,51 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
-from overlay import errors, kernel, syscalls
+from overlay import conflicts, errors, kernel, syscalls
 from tests.conftest import Layers
 
 ROUNDS = 200
 
 
-def racer(base: Path, number: int, start: int, answers: int) -> None:
+Mount = Callable[[kernel.Overlay, str], object]
+
+
+def racer(overlay: kernel.Overlay, mount: Mount, place: Path, start: int, answers: int) -> None:
     """Mount when a byte comes, tell how it went, unmount when the next one comes."""
-    mount_point = base / f"mnt{number}"
-    overlay = kernel.Overlay((str(base / "bottom"),), str(base / "top"))
     while os.read(start, 1):
         try:
-            kernel.mount(overlay, str(mount_point))
+            mount(overlay, str(place))
             answer = b"won"
-        except errors.TopInUse:
+        except errors.Refused:
             answer = b"lost"
         except BaseException as error:
             answer = repr(error).encode()
         os.write(answers, answer)
         os.read(start, 1)
         if answer == b"won":
-            kernel.unmount(str(mount_point))
+            kernel.unmount(str(place))
         os.write(answers, b"done")
 
 
 class Racer:
-    """A child that mounts at ``mnt<number>``, and pipes to and from it."""
+    """A child that mounts ``overlay`` at ``place``, and pipes to and from it."""
 
-    def __init__(self, base: Path, number: int) -> None:
+    def __init__(self, overlay: kernel.Overlay, mount: Mount, place: Path) -> None:
         start, self.start = os.pipe()
         self.answers, answers = os.pipe()
-        self.mount_point = base / f"mnt{number}"
+        self.mount_point = place
         self.pid = os.fork()
         if self.pid == 0:
             os.close(self.start)
             os.close(self.answers)
             try:
-                racer(base, number, start, answers)
+                racer(overlay, mount, place, start, answers)
             finally:
                 os._exit(0)
         os.close(start)
@@ -66,12 +67,13 @@ class Racer:
 
 
 @contextmanager
-def racers(base: Path, count: int = 2) -> Iterator[list[Racer]]:
+def racers(base: Path, overlays: list[kernel.Overlay], mount: Mount) -> Iterator[list[Racer]]:
     started: list[Racer] = []
     try:
-        for number in range(count):
-            (base / f"mnt{number}").mkdir()
-            started.append(Racer(base, number))
+        for number, overlay in enumerate(overlays):
+            place = base / f"mnt{number}"
+            place.mkdir()
+            started.append(Racer(overlay, mount, place))
         yield started
     finally:
         # A later child holds copies of the earlier pipes' ends: end it first.
@@ -84,7 +86,8 @@ def test_exactly_one_of_two_processes_gets_the_top(layers: Layers) -> None:
     (layers.bottom / "file").write_text("bottom")
     before = sorted(os.listdir(layers.base))
     outcomes = {}
-    with racers(layers.base) as both:
+    overlay = kernel.Overlay((str(layers.bottom),), str(layers.top))
+    with racers(layers.base, [overlay, overlay], kernel.mount) as both:
         for number in range(ROUNDS):
             shutil.rmtree(layers.top)
             shutil.rmtree(layers.work)
@@ -110,6 +113,26 @@ def test_exactly_one_of_two_processes_gets_the_top(layers: Layers) -> None:
     assert sorted(os.listdir(layers.base)) == before
     # Not only the first in line wins: it was a race.
     assert {outcome.index("won") for outcome in outcomes.values()} == {0, 1}
+
+
+def test_a_tree_becomes_top_or_bottom_but_not_both(layers: Layers) -> None:
+    """L435: one process makes it a bottom while another makes a directory in it a top."""
+    (layers.bottom / "inner" / "top").mkdir(parents=True)
+    (layers.base / "other").mkdir()
+    as_bottom = kernel.Overlay((str(layers.bottom),), str(layers.top))
+    as_top = kernel.Overlay((str(layers.base / "other"),), str(layers.bottom / "inner" / "top"))
+    winners = set()
+    with racers(layers.base, [as_bottom, as_top], conflicts.mount) as both:
+        for number in range(100):
+            for each in both if number % 2 else reversed(both):
+                each.go()
+            outcome = [each.answer() for each in both]
+            assert sorted(outcome) == ["lost", "won"], f"round {number}"
+            winners.add(outcome.index("won"))
+            for each in both:
+                each.go()
+                assert each.answer() == "done"
+    assert winners == {0, 1}
 
 
 def test_a_loser_takes_its_own_work_directory_back(layers: Layers) -> None:
