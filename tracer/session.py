@@ -159,12 +159,24 @@ class Session:
         """Stop tracing; what was seen stays available.  Idempotent."""
         if self._backend is None or self._ended_ns is not None:
             return
+        # While new unions still announce themselves: names of those that were used.
+        self._look_for_unions()
         self._backend.detach()
         self._stopping.set()
         self._thread.join()
         self._fetch()
         self._backend.close()
         self._ended_ns = time.time_ns()
+
+    def _look_for_unions(self) -> None:
+        """Fetch what there is, and find the unions in it that have no name yet."""
+        from tracer.records import split
+
+        self._fetch()
+        with self._lock:
+            numbers = set(split(b"".join(self._raw)).spans["mount"].tolist())
+            self._unions.look_for(numbers)
+        self._fetch()
 
     def drain(self) -> pa.Table:
         """The spans since the last call, as rows of :data:`tracer.schema.SCHEMA`."""
@@ -175,7 +187,7 @@ class Session:
             raise self._failure
         assert self._backend is not None, "the session was never started"
         if self._ended_ns is None:
-            self._fetch()
+            self._look_for_unions()
         with self._lock:
             raw, self._raw = b"".join(self._raw), []
         table = to_table(

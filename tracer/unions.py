@@ -68,10 +68,18 @@ def _namespaces(first: Iterable[int]) -> Iterator[int]:
 
 
 class Unions:
-    """Mount points by the numbers that the probes gave to unions."""
+    """Mount points by the numbers that the probes gave to unions.
+
+    A union is found in mountinfo by its device number, which the kernel gives to another
+    once the union is gone.  A union announces itself before it is attached anywhere; so
+    whatever mountinfo showed belongs to the newest union with its number once the
+    announcements up to then have been learnt: call :meth:`learn` after :meth:`look_for`,
+    and ask for names then.
+    """
 
     def __init__(self) -> None:
         self._records: dict[int, MountRecord] = {}
+        self._by_device: dict[tuple[int, int], list[int]] = {}
         self._found: dict[int, MountEntry] = {}
         self._used: set[int] = set()
         self._tried: dict[int, float] = {}
@@ -81,28 +89,39 @@ class Unions:
 
         ``attached``: processes that have just attached something to their namespace.
         """
-        fresh = {record.number: record for record in records}
-        self._records.update(fresh)
-        unnamed = {n: one for n, one in self._records.items() if n not in self._found}
-        if unnamed:
-            makers = [record.pid for record in fresh.values()]
-            self._resolve(unnamed, [os.getpid(), *makers, *attached])
+        makers = [os.getpid(), *attached]
+        for record in records:
+            self._records[record.number] = record
+            self._by_device.setdefault(record.dev, []).append(record.number)
+            makers.append(record.pid)
+        self._resolve(self._records, makers)
+
+    def look_for(self, numbers: Iterable[int]) -> None:
+        """Search all mount namespaces for those of ``numbers`` that have no name yet."""
+        now = time.monotonic()
+        self._used.update(numbers)
+        wanted = [
+            number
+            for number in self._used & self._records.keys() - self._found.keys()
+            if now - self._tried.get(number, float("-inf")) >= _PATIENCE
+        ]
+        self._resolve(wanted, _namespaces(self._records[number].pid for number in wanted))
+        self._tried.update(dict.fromkeys(wanted, now))
 
     def name(self, number: int) -> str | None:
-        """Where the union is mounted (printable); None while it is nowhere to be seen."""
-        self._used.add(number)
-        record = self._records.get(number)
-        if record is not None and number not in self._found:
-            now = time.monotonic()
-            if now - self._tried.get(number, 0.0) >= _PATIENCE:
-                self._resolve({number: record}, _namespaces([record.pid]))
-                self._tried[number] = now
+        """Where the union is mounted (printable); None if that was never seen."""
         entry = self._found.get(number)
         return printable(entry.mount_point) if entry else None
 
-    def _resolve(self, wanted: dict[int, MountRecord], pids: Iterable[int]) -> None:
-        missing = {record.dev: number for number, record in wanted.items()}
-        for pid in pids:
+    def _resolve(self, numbers: Iterable[int], pids: Iterable[int]) -> None:
+        # Only the newest union with a device number can still be there.
+        missing = {
+            self._records[number].dev: number
+            for number in numbers
+            if number not in self._found
+            and self._by_device[self._records[number].dev][-1] == number
+        }
+        for pid in pids if missing else ():
             try:
                 entries = mountinfo.read(pid)
             except OSError:
@@ -110,9 +129,16 @@ class Unions:
             # The mount of the whole union, if there is one, rather than a bind of a part.
             for entry in sorted(entries, key=lambda one: one.root != "/"):
                 if entry.fstype == "overlay" and entry.dev in missing:
-                    self._found[missing.pop(entry.dev)] = entry
+                    self._assign(missing.pop(entry.dev), entry)
             if not missing:
                 return
+
+    def _assign(self, number: int, entry: MountEntry) -> None:
+        """``entry`` is the union's, and so not an earlier one's that was taken for it."""
+        for earlier in self._by_device[entry.dev][:-1]:
+            if self._found.get(earlier) == entry:
+                del self._found[earlier]
+        self._found[number] = entry
 
     def metadata(self) -> dict[str, dict[str, Any]]:
         """For the trace: options and layers of the unions that were named, by mount point."""
