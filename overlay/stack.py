@@ -1,9 +1,7 @@
 """The layers of one union, and what every operation asks of them.
 
-One top, its bottoms and the work directory, all by descriptor.  The bottoms are looked
-at through mounts of their own that are read-only and never set access times, where the
-caller may make such: a descriptor from the engine can then never change a bottom
-(document L252–L264, L433), whatever is done with it.
+One top, its bottoms and the work directory, all by descriptor.  :mod:`overlay.stacking`
+opens them.
 """
 
 from __future__ import annotations
@@ -11,31 +9,20 @@ from __future__ import annotations
 import errno
 import os
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Final
 
 from overlay import acl, syscalls
 from overlay.aside import Aside
 from overlay.credentials import WRITE, Credentials, failure
-from overlay.errors import TopInUse
 from overlay.inodeflags import APPEND, IMMUTABLE, protected
-from overlay.inuse import top_in_use
 from overlay.layer import Layer
 from overlay.linkindex import IndexedView, LinkIndex
 from overlay.marks import MarkFamily, Whiteout, escape_attribute, write_whiteout
 from overlay.markvalues import NO_XATTR
-from overlay.preflight import in_user_namespace, open_layers
-from overlay.profiles import profile_named
-from overlay.text import printable
 from overlay.view import Node, Place, View
 
-__all__ = ["Directory", "Stack", "Target", "open_stack"]
-
-_RDONLY: Final = syscalls.MOUNT_ATTR_RDONLY
-#: Access time settings are one field: it has to be cleared before it is set (mount_setattr(2)).
-_ATIME: Final = 0x70
-_DIRECTORY: Final = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
+__all__ = ["Directory", "Stack", "Target", "read_acl"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -227,73 +214,3 @@ def read_acl(fd: int, name: bytes | None, attribute: str) -> tuple[acl.AclEntry,
         if error.errno in NO_XATTR:
             return None
         raise
-
-
-def open_stack(
-    top: str,
-    bottoms: Sequence[str],
-    work: str | None,
-    family: MarkFamily | None,
-    form: Whiteout,
-    sync: bool,
-) -> Stack:
-    """Open and check the layers of a union, as a mount would.
-
-    Raises the errors of :func:`overlay.preflight.open_layers`, and TopInUse.
-    """
-    # Stubs are read here by themselves; but no mount in a user namespace could.
-    no_stubs = family is MarkFamily.USER or in_user_namespace()
-    profile = profile_named("document" if no_stubs else "fallthru")
-    with open_layers(tuple(bottoms), top, work, profile) as layers, ExitStack() as undo:
-        lower = []
-        for bottom in layers.bottoms:
-            lower.append(Layer(_read_only(bottom.fd), bottom.path))
-            undo.callback(lower[-1].close)
-        upper = Layer(os.open(".", _DIRECTORY, dir_fd=layers.top.fd), layers.top.path)
-        undo.callback(upper.close)
-        if top_in_use(layers.top.path, layers.family):
-            raise TopInUse(
-                f"the top {printable(layers.top.path)} is mounted",
-                hint="unmount it first: what both change at once is lost",
-                errno=errno.EBUSY,
-            )
-        held = os.open(".", _DIRECTORY, dir_fd=layers.work.fd)
-        stack = Stack(
-            upper,
-            lower,
-            Aside(held, layers.work.path),
-            held,
-            family=MarkFamily(layers.family) if family is None else family,
-            form=form,
-            sync=sync,
-        )
-        undo.pop_all()  # what was opened belongs to the stack now
-        return stack
-
-
-def _read_only(fd: int) -> int:
-    """The directory again, through a read-only mount that nobody else sees.
-
-    The mount lives as long as a descriptor is open in it.  Without privilege, or where
-    the mount may not be copied, it is the directory as it is.
-    """
-    try:
-        tree = syscalls.open_tree(fd, "", syscalls.OPEN_TREE_CLONE | syscalls.AT_EMPTY_PATH)
-    except OSError as error:
-        if error.errno not in (errno.EPERM, errno.EINVAL, errno.ENOSYS):
-            raise
-        return os.open(".", _DIRECTORY, dir_fd=fd)
-    try:
-        # In a user namespace the access times are as whoever mounted it wants them.
-        for attributes, cleared in ((_RDONLY | syscalls.MOUNT_ATTR_NOATIME, _ATIME), (_RDONLY, 0)):
-            try:
-                syscalls.mount_setattr(
-                    tree, "", syscalls.AT_EMPTY_PATH, attr_set=attributes, attr_clr=cleared
-                )
-                break
-            except OSError as error:
-                if error.errno != errno.EPERM:
-                    raise
-        return os.open(".", _DIRECTORY, dir_fd=tree)
-    finally:
-        os.close(tree)

@@ -30,7 +30,8 @@ from overlay.lookup import Walker, into
 from overlay.marks import HostileMark, MarkFamily, Whiteout
 from overlay.matching import top_directory
 from overlay.opening import Opener
-from overlay.stack import Directory, open_stack
+from overlay.stack import Directory
+from overlay.stacking import open_stack
 
 __all__ = ["Credentials", "DirEntry", "Union"]
 

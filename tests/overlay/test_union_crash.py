@@ -133,7 +133,8 @@ class Bench:
         before = self.prepare(scenario)
         with self.union(scenario, fresh=False) as union, faulty(never) as steps:
             scenario.run(union)
-            return before, self.tree(), steps()
+            count = steps()
+        return before, self.tree(), count
 
 
 @pytest.fixture

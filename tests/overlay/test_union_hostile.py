@@ -11,10 +11,12 @@ from pathlib import Path
 
 import pytest
 
+from overlay.errors import TopInUse
 from overlay.marks import MarkFamily
 from overlay.union import Union
 from tests.conftest import Layers
-from tests.running import in_user_namespace
+from tests.rawoverlay import overlay
+from tests.running import in_child, in_user_namespace
 
 REDIRECT, METACOPY = "trusted.overlay.redirect", "trusted.overlay.metacopy"
 
@@ -200,6 +202,26 @@ def test_a_union_in_a_user_namespace(root: None, tmp_path: Path) -> None:
 
     assert in_user_namespace(action) == "['d'] ['new']"
     assert os.getxattr(base / "top" / "d", "user.overlay.opaque") == b"y"
+
+
+def test_an_ordinary_user_is_told_what_is_missing(layers: Layers) -> None:
+    """Marks that cannot be read would be taken for none, and deleted files come back."""
+
+    def action() -> object:
+        os.setresuid(65534, 65534, 65534)
+        return Union(layers.top, [layers.bottom])
+
+    assert in_child(action).startswith("NoPrivilege: an ordinary user is not shown")
+
+
+def test_a_mounted_top_is_left_alone(layers: Layers) -> None:
+    options = {"index": "on"}
+    with (
+        overlay(layers.mnt, [layers.bottom], layers.top, layers.work, options),
+        pytest.raises(TopInUse, match="is mounted"),
+    ):
+        Union(layers.top, [layers.bottom], layers.work)
+    Union(layers.top, [layers.bottom], layers.work).close()
 
 
 def test_a_capability_no_kernel_wrote(layers: Layers) -> None:
