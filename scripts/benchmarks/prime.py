@@ -74,13 +74,17 @@ def stat_new_missing(fd: int, names: list[str]) -> None:
     stat_missing(fd, [name + "-new" for name in names])
 
 
-def read(fd: int, _names: list[str]) -> None:
-    os.listdir(fd)
+def read(fd: int, _names: list[str]) -> list[str]:
+    # Opened anew: overlayfs keeps what it merged as long as a reader has it open.
+    mine = os.open(".", os.O_RDONLY | os.O_DIRECTORY, dir_fd=fd)
+    try:
+        return os.listdir(mine)
+    finally:
+        os.close(mine)
 
 
-def list_long(fd: int, _names: list[str]) -> None:
-    for name in os.listdir(fd):
-        os.stat(name, dir_fd=fd, follow_symlinks=False)
+def list_long(fd: int, names: list[str]) -> None:
+    stat_all(fd, read(fd, names))
 
 
 #: Name, what is done in a cold file system before the clock starts, what is timed.

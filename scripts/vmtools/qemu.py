@@ -32,7 +32,8 @@ _BOOT_MODULES = ("virtio_pci", "virtio_blk", "9pnet_virtio", "9p", "erofs")
 
 _ROOT_PACKAGES = (
     *("acl", "attr", "busybox-static", "iproute2", "kmod", "mount", "procps", "python3"),
-    *("btrfs-progs", "e2fsprogs", "erofs-utils", "squashfs-tools", "xfsprogs"),
+    *("btrfs-progs", "e2fsprogs", "erofs-utils", "mtd-utils", "squashfs-tools"),
+    *("xfsprogs", "xorriso"),
     *("bpftrace", "python3-bpfcc", "strace"),
     *("fuse-overlayfs", "mergerfs", "unionfs-fuse"),
 )
