@@ -98,6 +98,9 @@ def loop_filesystem(
         finally:
             os.close(image_fd)
         try:
+            if not read_only:
+                # A device keeps BLKROSET when it changes its image: a killed run may have left it.
+                syscalls.blkroset(device, False)
             tree = _mount_device(kind, name, read_only=read_only)
         finally:
             os.close(device)
