@@ -17,7 +17,7 @@ from typing import Final
 from overlay import acl, syscalls
 from overlay.copyup import copy_up
 from overlay.credentials import EXECUTE, READ, WRITE, Capability, Credentials, failure, protection
-from overlay.inodeflags import APPEND, inherit_flags
+from overlay.inodeflags import APPEND, IMMUTABLE, inherit_flags
 from overlay.linkup import forget_name
 from overlay.lookup import Walker
 from overlay.marks import set_opaque, temporary_name
@@ -168,6 +168,7 @@ class Entries:
         unsafe = not stat.S_ISREG(st.st_mode) or set_ids
         if unsafe or not self._stack.permitted(self._who, node, READ | WRITE):
             raise failure(errno.EPERM)
+        self._stack.require_settable(node, IMMUTABLE)
 
     def unlink(self, path: bytes) -> None:
         stack = self._stack
