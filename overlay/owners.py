@@ -9,16 +9,19 @@ from __future__ import annotations
 import os
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
+from typing import Final
 
-from overlay import mountinfo
+from overlay import mountinfo, syscalls
 
 __all__ = [
     "Process",
-    "devices_in_use",
     "mount_namespaces",
     "overlay_using",
+    "overlays_in_use",
     "processes_using",
 ]
+
+_OVERLAYFS: Final = 0x794C7630  # statfs(2) f_type
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,15 +87,18 @@ def processes_using(device: int) -> list[Process]:
     return users
 
 
-def devices_in_use(devices: Collection[int]) -> set[int]:
-    """Those of ``devices`` (st_dev) on which some process has a file, directory or root."""
+def overlays_in_use(devices: Collection[int]) -> set[int]:
+    """Those of ``devices`` (st_dev) that are overlays some process has a directory or file on."""
     found: set[int] = set()
     for pid in _pids():
         for link in _links(pid):
             if len(found) == len(devices):
                 return found
             try:
-                found.update({os.stat(link).st_dev}.intersection(devices))
+                device = os.stat(link).st_dev
+                # The number of an overlay that went may be another file system's now.
+                if device in devices and syscalls.statfs_type(link) == _OVERLAYFS:
+                    found.add(device)
             except OSError:
                 continue  # closed meanwhile
     return found

@@ -38,6 +38,8 @@ __all__ = [
 
 Device = tuple[int, int]
 
+_YOUNG = 60  # seconds
+
 
 @dataclass(frozen=True, slots=True)
 class Reliance:
@@ -166,7 +168,9 @@ def _noted(tree: int, layers: OpenLayers) -> int:
         dev = (os.major(device), os.minor(device))
         relied = [bottom for bottom in _lower(layers) if _is_read_only(bottom)]
         entries = mountinfo.read() if any(bottom.image is None for bottom in relied) else []
-        evidence = tuple(Evidence.of(_state(bottom, entries)) for bottom in relied)
+        held = held_devices()
+        states = [_state(bottom, entries) for bottom in relied]
+        evidence = tuple(Evidence.of(state, held=state.device in held) for state in states)
         reliance = Reliance(dev, time.time(), layers.top.path, evidence)
         with runstate.locked("overlays") as notes:
             if notes is not None:
@@ -244,25 +248,39 @@ def _release_unused(held: int) -> None:
 def _relied_devices() -> set[Device]:
     """The block devices below the bottoms of all live overlays; notes of others are dropped."""
     relied: set[Device] = set()
-    live: set[Device] = set()
+    live: set[tuple[Device, str]] = set()
     for process, entries in owners.mount_namespaces():
         root = "" if process is None else f"/proc/{process.pid}/root"
         for overlay in mountinfo.overlays(entries):
-            live.add(overlay.dev)
-            for path in (*overlay.bottoms, *overlay.data_bottoms):
-                try:
-                    state = guard.assess(path, entries, beneath=overlay.mount_id, root=root)
-                except OSError:
-                    continue
-                if state.device is not None:
-                    relied.add(state.device)
-    noted = reliances()
-    unseen = {os.makedev(*dev): dev for dev in noted if dev not in live}
-    live |= {unseen[device] for device in owners.devices_in_use(unseen)}
+            live.add((overlay.dev, overlay.top or ""))
+            relied |= _devices_below(overlay, entries, root)
+    # Device numbers are used again, so an overlay is known by its top as well.
+    gone = [each for each in reliances().values() if (each.dev, each.top) not in live]
+    relying = {os.makedev(*each.dev): each for each in gone if any(b.held for b in each.bottoms)}
+    detached = owners.overlays_in_use(relying) if relying else set()
+    for device in detached:
+        relied |= {each.device for each in relying[device].bottoms if each.held and each.device}
     with runstate.locked("overlays") as notes:
-        for dev, reliance in noted.items():
-            if dev in live:
-                relied |= {each.device for each in reliance.bottoms if each.device is not None}
-            elif notes is not None:
-                runstate.drop(notes, _name(dev))
+        for each in gone:
+            # A young one may be about to get its place.
+            if notes is not None and os.makedev(*each.dev) not in detached and _is_old(each):
+                runstate.drop(notes, _name(each.dev))
     return relied
+
+
+def _is_old(reliance: Reliance) -> bool:
+    return any(each.held for each in reliance.bottoms) or time.time() - reliance.since > _YOUNG
+
+
+def _devices_below(
+    overlay: mountinfo.OverlayMount, entries: Sequence[mountinfo.MountEntry], root: str
+) -> set[Device]:
+    found = set()
+    for path in (*overlay.bottoms, *overlay.data_bottoms):
+        try:
+            state = guard.assess(path, entries, beneath=overlay.mount_id, root=root)
+        except OSError:
+            continue
+        if state.device is not None:
+            found.add(state.device)
+    return found

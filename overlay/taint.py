@@ -35,19 +35,20 @@ class Evidence:
     """A bottom at the time an overlay began to rely on it.
 
     ``sectors`` (of 512 bytes) had been written to its block device since the device came;
-    None where others may write to it rightfully.  ``file`` is the image's (device, inode,
-    size, mtime in ns).
+    None where others may write to it rightfully.  ``held``: fallthru keeps that device
+    read-only for it.  ``file`` is the image's (device, inode, size, mtime in ns).
     """
 
     path: str
     hold: Hold
     device: tuple[int, int] | None
     sectors: int | None
+    held: bool
     image: str | None
     file: tuple[int, int, int, int] | None
 
     @classmethod
-    def of(cls, state: BottomState) -> Self:
+    def of(cls, state: BottomState, *, held: bool = False) -> Self:
         """What ``state`` is now, to be compared with later."""
         device = state.device if state.super_read_only else None
         return cls(
@@ -55,6 +56,7 @@ class Evidence:
             hold=state.hold,
             device=state.device,
             sectors=None if device is None else _sectors_written(device),
+            held=held,
             image=state.image,
             file=None if state.image is None else _file(state.image),
         )
@@ -72,6 +74,7 @@ class Evidence:
             hold=Hold(value["hold"]),
             device=None if device is None else (device[0], device[1]),
             sectors=value["sectors"],
+            held=value["held"],
             image=value["image"],
             file=None if file is None else (file[0], file[1], file[2], file[3]),
         )

@@ -365,6 +365,26 @@ def test_notes_of_overlays_that_went_are_dropped(ext4: Path, layers: Layers) -> 
     assert readonlyusers.reliances() == {}
 
 
+def test_notes_of_others_do_not_keep_a_device(layers: Layers) -> None:
+    """An image's loop device and an overlay's number are used again at once: by what follows."""
+    image = layers.base / "image"
+    (layers.base / "tree").mkdir()
+    assert run("mkfs.ext4", "-q", "-d", layers.base / "tree", image, "8M") == 0
+    for number in range(3):  # detached, so that nobody drops the notes
+        os.close(kernel.open_overlay(overlay_of(image, layers, f"i{number}")))
+    with loop_filesystem("ext4") as bottom:
+        assert run("mount", "-o", "remount,ro", bottom) == 0
+        # All at once, so that one of them gets the number of the noted one.
+        others = [kernel.open_overlay(overlay_of(layers.bottom, layers, f"o{n}")) for n in range(4)]
+        try:
+            with kernel.mounted(overlay_of(bottom, layers), str(layers.mnt)):
+                assert device_is_read_only(bottom)
+            assert not device_is_read_only(bottom)
+        finally:
+            for tree in others:
+                os.close(tree)
+
+
 def test_notes_of_another_boot_are_nothing() -> None:
     with runstate.locked("overlays") as notes:
         assert notes is not None
