@@ -327,6 +327,24 @@ def test_in_a_user_namespace_privilege_is_named(scratch: Path, layers: Layers) -
     assert loops_on(image) == []
 
 
+def test_what_a_crash_left_of_a_name_is_no_obstacle(scratch: Path, layers: Layers) -> None:
+    image = make_image("erofs", scratch)
+    names = Path(runstate.DIRECTORY, "images")
+    names.mkdir(parents=True, exist_ok=True)
+    left = [names / f"loop{number}" for number in range(64)]
+    left = [name for name in left if not name.is_symlink()]
+    for name in left:
+        name.symlink_to("/proc/self/fd/99999")
+    try:
+        with kernel.mounted(overlay_of(image, layers), str(layers.mnt)):
+            assert (layers.mnt / "file").read_text() == "bottom"
+            (recorded,) = mountinfo.overlay_at(layers.mnt).bottoms
+            assert not os.path.lexists(recorded)
+    finally:
+        for name in left:
+            name.unlink(missing_ok=True)
+
+
 def test_kernels_that_want_a_place_for_each_layer(
     scratch: Path, layers: Layers, monkeypatch: pytest.MonkeyPatch
 ) -> None:
