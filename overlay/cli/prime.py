@@ -52,9 +52,9 @@ class _Request:
 @click.option("-r", "--recursive", is_flag=True, help="And all directories below PATHS.")
 @click.option("--undo", is_flag=True, help="Take it back; what was changed since stays.")
 @click.option(
-    "--fast-readdir",
+    "--exact-inodes",
     is_flag=True,
-    help="Let readdir tell other inode numbers than stat, and be faster for it.",
+    help="Let readdir tell the same inode numbers as stat, and be much slower for it.",
 )
 @click.option("--shared", is_flag=True, help="Make fallthrus of whole bottoms, for many tops.")
 @click.option(
@@ -70,7 +70,7 @@ def prime(
     work: str | None,
     recursive: bool,
     undo: bool,
-    fast_readdir: bool,
+    exact_inodes: bool,
     shared: bool,
     output: str | None,
     update: bool,
@@ -95,9 +95,7 @@ def prime(
       fallthru prime --undo --recursive --top /srv/top --bottom /usr
       fallthru prime --shared --bottom /usr -o /srv/usr.meta
     """
-    request = _Request(
-        top, work, bottoms, output, paths, recursive, not fast_readdir, jobs, as_json
-    )
+    request = _Request(top, work, bottoms, output, paths, recursive, exact_inodes, jobs, as_json)
     if shared:
         if top is not None or undo or paths or output is None:
             raise UsageError(

@@ -131,7 +131,7 @@ def on_disk(root: Path) -> dict[bytes, tuple[object, ...]]:
 
 
 def run(layers: Layers, *paths: str | bytes, **options: object) -> PrimeReport:
-    settings: dict[str, object] = {"work": str(layers.work), "jobs": 1, **options}
+    settings = {"work": str(layers.work), "jobs": 1, "exact_inodes": True, **options}
     bottoms = settings.pop("bottoms", (layers.bottom,))
     assert isinstance(bottoms, tuple)
     return prime(str(layers.top), [str(path) for path in bottoms], paths, **settings)  # type: ignore[arg-type]
