@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -374,15 +375,14 @@ def test_notes_of_others_do_not_keep_a_device(layers: Layers) -> None:
         os.close(kernel.open_overlay(overlay_of(image, layers, f"i{number}")))
     with loop_filesystem("ext4") as bottom:
         assert run("mount", "-o", "remount,ro", bottom) == 0
-        # All at once, so that one of them gets the number of the noted one.
-        others = [kernel.open_overlay(overlay_of(layers.bottom, layers, f"o{n}")) for n in range(4)]
-        try:
+        with ExitStack() as others:
+            # All at once, so that one of them gets the number of the noted ones.
+            for number in range(4):
+                overlay = overlay_of(layers.bottom, layers, f"o{number}")
+                others.enter_context(kernel.mounted(overlay, place(layers, f"m{number}")))
             with kernel.mounted(overlay_of(bottom, layers), str(layers.mnt)):
                 assert device_is_read_only(bottom)
             assert not device_is_read_only(bottom)
-        finally:
-            for tree in others:
-                os.close(tree)
 
 
 def test_notes_of_another_boot_are_nothing() -> None:
