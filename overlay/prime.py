@@ -63,8 +63,8 @@ def prime(
     """Copy up the directories ``paths`` of the union of ``top`` and ``bottoms``.
 
     No paths means the root, which makes sense only with ``recursive``: overlayfs merges
-    the root always.  With ``exact_inodes`` readdir tells the same inode numbers
-    as stat, and is much slower for it.  ``jobs`` is how many processes may work (all cores by default);
+    the root always.  With ``exact_inodes`` readdir tells the same inode numbers as stat,
+    and is much slower for it.  ``jobs`` is how many processes may work (default: all cores);
     ``progress`` hears how many entries were made since it was last called.  Raises
     TopInUse while the top is mounted, UsageError for what is no directory of the union,
     and what mounting the layers would raise.

@@ -25,6 +25,9 @@ def pytest_configure(config: pytest.Config) -> None:
     if os.geteuid() == 0:
         syscalls.unshare(syscalls.CLONE_NEWNS)
         syscalls.mount(None, "/", None, syscalls.MS_REC | syscalls.MS_PRIVATE, None)
+        # What fallthru remembers until the next boot is this run's own, too.
+        Path("/run/fallthru").mkdir(exist_ok=True)
+        syscalls.mount("run", "/run/fallthru", "tmpfs", 0, None)
     syscalls.prctl(syscalls.PR_SET_CHILD_SUBREAPER, 1)
 
 
