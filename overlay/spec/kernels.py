@@ -9,10 +9,13 @@ for and prints each result as a line of JSON, whole, with the reasons that the c
 from __future__ import annotations
 
 import json
+import multiprocessing
+import os
 import subprocess
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
@@ -89,13 +92,20 @@ def _why(kernel: str, status: int, said: str) -> FallthruError:
 
 
 def _main(arguments: Sequence[str]) -> None:
-    """In the guest: judge, and print the results, a line each."""
+    """In the guest: judge, a target a processor, and print the results, a line each."""
     fields = json.loads(arguments[0])
-    clauses: tuple[Clause, ...] = catalogue.select(catalogue.load(), fields["clauses"])
+    clauses = catalogue.select(catalogue.load(), fields["clauses"])
     targets: list[Target] = [parse_target(name) for name in fields["targets"]]
     targets += [CommandTarget.parse(command) for command in fields["commands"]]
-    for result in runner.run(clauses, targets, shuffle=fields["shuffle"]):
-        print(json.dumps(asdict(result)))
+    judge = partial(_judge, clauses, fields["shuffle"])
+    with multiprocessing.get_context("fork").Pool(os.cpu_count()) as pool:
+        for results in pool.imap(judge, targets):
+            for result in results:
+                print(json.dumps(asdict(result)))
+
+
+def _judge(clauses: tuple[Clause, ...], shuffle: int | None, target: Target) -> list[Result]:
+    return runner.run(clauses, [target], shuffle=shuffle)
 
 
 if __name__ == "__main__":

@@ -15,7 +15,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
 
@@ -76,21 +76,32 @@ def _script(command: Sequence[str]) -> str:
 def _machine(
     words: Sequence[str | os.PathLike[str]], job: Path
 ) -> Iterator[subprocess.Popen[bytes]]:
-    """The running machine, in a session of its own that is killed at the end, or with us."""
+    """The running machine, in a session of its own that is killed at the end."""
     with (job / "console").open("wb") as console:
         machine = subprocess.Popen(
-            ("setpriv", "--pdeathsig", "KILL", "--", *words),
+            words,
             stdin=subprocess.DEVNULL,
             stdout=console,
             stderr=console,
             start_new_session=True,
         )
+    # Ends the session when this process dies without a word.  A death signal would reach the
+    # first process only, and user-mode Linux has several.
+    keeper = subprocess.Popen(
+        ("sh", "-c", 'read -r _; kill -s KILL -- "-$1"', "keeper", str(machine.pid)),
+        stdin=subprocess.PIPE,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+    )
     try:
         yield machine
     finally:
-        if machine.poll() is None:
+        with suppress(ProcessLookupError):
             os.killpg(machine.pid, signal.SIGKILL)
-            machine.wait()
+        machine.wait()
+        keeper.kill()
+        keeper.communicate()
 
 
 @contextmanager

@@ -1,0 +1,98 @@
+"""The conformance kit on other kernels: no clause fails, and little is not run."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from overlay.spec.runner import Result
+from overlay.spec.targets import DEFAULT_TARGETS
+from tests.running import fallthru
+from tests.vm.guests import judged, need
+
+#: One target is enough to see that a kernel works at all; all of them take two minutes
+#: in QEMU, and half a minute under user-mode Linux.
+SMOKE = ("kernel:document",)
+
+#: Reasons, by their beginning, why clauses are not run on the kernel mounts of any guest.
+NOWHERE = (
+    "a bottom on NFS",
+    "a top on NFS",
+    "a machine that was booted with a union as its root",
+)
+#: tmpfs has user xattrs since 6.6 and O_DIRECT since 6.6; only a driver of its own for ext2
+#: and jffs2's cannot exchange names.
+BEFORE_6_6 = ("O_DIRECT on both layers", "user xattrs on the layers")
+NOT_RUN = {
+    "uml": (*NOWHERE, *BEFORE_6_6, "a ext2 driver that exchanges names", "mkfs.jffs2", "jffs2"),
+    "debian-6.1": (*NOWHERE, *BEFORE_6_6, "a jffs2 driver that exchanges names"),
+    "debian-6.12": (*NOWHERE, "a jffs2 driver that exchanges names"),
+    "debian-7": (*NOWHERE, "a jffs2 driver that exchanges names"),
+}
+
+
+def _problems(kernel: str, results: tuple[Result, ...]) -> list[str]:
+    found = []
+    for result in results:
+        reason = result.observed.removeprefix("not run: ")
+        if result.status == "not-run":
+            known = result.target == "engine" or reason.startswith(NOT_RUN[kernel])
+        else:
+            known = result.status != "failed"
+        if not known:
+            found.append(f"{result.target} {result.id}: {result.status}: {result.observed}")
+    return found
+
+
+@pytest.mark.parametrize(
+    ("kernel", "targets"),
+    [("uml", DEFAULT_TARGETS), ("debian-6.1", SMOKE), ("debian-6.12", SMOKE), ("debian-7", SMOKE)],
+)
+def test_no_clause_fails(kernel: str, targets: tuple[str, ...]) -> None:
+    results = judged(kernel, targets)
+    assert {result.target for result in results} == set(targets)
+    assert _problems(kernel, results) == []
+
+
+def test_the_old_option_parser_is_what_was_judged() -> None:
+    """Before 6.5 all options are one string: the profiles keep as much through it."""
+    results = judged("uml")
+    releases = {result.kernel for result in results}
+    assert len(releases) == 1
+    assert releases.pop().endswith(" (uml)")
+    for target in ("kernel:document", "kernel:fallthru", "kernel:throwaway"):
+        kept = {
+            result.id for result in results if (result.target, result.status) == (target, "kept")
+        }
+        assert "example.edit.copyup" in kept
+        assert len(kept) > 100
+
+
+def test_the_command_judges_in_the_guest() -> None:
+    need("uml")
+    done = fallthru(
+        *("spec", "run", "--kernel", "uml", "--json"),
+        *("--target", "overlayfs:index=on", "--clause", "example.*"),
+        *(
+            "--mount-command",
+            "mount -t overlay -o lowerdir={bottom},upperdir={top},workdir={work} none {mnt}",
+        ),
+    )
+    assert done.returncode == 0, done.stderr
+    results = json.loads(done.stdout)
+    assert {result["target"] for result in results} == {"overlayfs:index=on", "command:mount"}
+    assert {result["kernel"].rpartition(" ")[2] for result in results} == {"(uml)"}
+    assert len({result["id"] for result in results}) * 2 == len(results) > 10
+
+
+def test_a_guest_takes_no_directories_of_the_host() -> None:
+    done = fallthru("spec", "run", "--kernel", "uml", "--top-dir", "/tmp")
+    assert done.returncode == 2
+    assert "--top-dir" in done.stderr
+
+
+def test_an_unknown_kernel_is_named() -> None:
+    done = fallthru("spec", "run", "--kernel", "vms")
+    assert done.returncode == 2
+    assert "vms" in done.stderr

@@ -1,0 +1,110 @@
+"""scripts/vm: what a command in a guest sees, and what comes back from it."""
+
+from __future__ import annotations
+
+import os
+import select
+import signal
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from tests.running import REPOSITORY
+from tests.vm.guests import VM, in_guest, need
+
+GUESTS = ("uml", "debian-6.12")
+
+
+@pytest.mark.parametrize("kernel", GUESTS)
+def test_a_command_comes_back_whole(kernel: str) -> None:
+    """Words, bytes, both streams and the exit code arrive as they are."""
+    script = r"""printf '%s|' "$@"; printf '\377\n'; echo trouble >&2; exit 37"""
+    done = in_guest(kernel, "sh", "-c", script, "sh", "two words", "quo'te", "")
+    assert done.stdout == "two words|quo'te||\udcff\n"
+    assert done.stderr == "trouble\n"
+    assert done.returncode == 37
+
+
+@pytest.mark.parametrize("kernel", GUESTS)
+def test_the_guest_is_another_kernel_on_a_read_only_checkout(kernel: str) -> None:
+    done = in_guest(kernel, "sh", "-c", "pwd; uname -r; touch pyproject.toml; touch /tmp/free")
+    where, release = done.stdout.splitlines()
+    assert where == str(REPOSITORY)
+    assert release != os.uname().release
+    assert "pyproject.toml" in done.stderr
+    assert "/tmp/free" not in done.stderr
+
+
+@pytest.mark.parametrize("kernel", GUESTS)
+def test_a_panic_ends_the_guest(kernel: str) -> None:
+    """It must not wait for the time limit."""
+    crash = "echo 1 >/proc/sys/kernel/sysrq; echo c >/proc/sysrq-trigger"
+    done = in_guest(kernel, "sh", "-c", f"{crash}; sleep 1000")
+    assert done.returncode == 5
+    assert "the guest died" in done.stderr
+
+
+@pytest.mark.parametrize("kernel", GUESTS)
+def test_time_runs_out(kernel: str) -> None:
+    done = in_guest(kernel, "sleep", "1000", seconds=15)
+    assert done.returncode == 124
+    assert _orphans_end() > 0 or kernel != "uml"
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
+def test_no_machine_outlives_its_command(number: int) -> None:
+    need("uml")
+    command = (VM, "run", "uml", "--", "sh", "-c", "echo started; sleep 1000")
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as running:
+        assert running.stdout is not None
+        assert running.stdout.readline() == "started\n"
+        assert len(_descendants(running.pid)) > 3  # its kernel, its processes
+        running.send_signal(number)
+        assert running.wait(60) != 0
+    assert _orphans_end() > 0
+
+
+def _descendants(pid: int) -> list[int]:
+    found, pending = [], [pid]
+    while pending:
+        for task in Path(f"/proc/{pending.pop()}/task").glob("*/children"):
+            children = [int(child) for child in task.read_text().split()]
+            found += children
+            pending += children
+    return found
+
+
+def _orphans_end() -> int:
+    """Wait for all children of this process to end, reap them, and count them.
+
+    Orphans become children of this process (tests/conftest.py).
+    """
+    count = 0
+    while children := _descendants(os.getpid()):
+        pidfd = os.pidfd_open(children[0])
+        ended, _, _ = select.select([pidfd], [], [], 60)
+        os.close(pidfd)
+        assert ended, f"process {children[0]} goes on"
+        os.waitpid(children[0], 0)
+        count += 1
+    return count
+
+
+def test_what_is_not_built_is_not_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    done = subprocess.run(
+        (VM, "run", "uml", "--", "true"), capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 3
+    assert "scripts/vm setup uml" in done.stderr
+    listing = subprocess.run((VM, "list"), capture_output=True, text=True, check=True).stdout
+    assert listing.count("not built") == len(listing.splitlines()) == 4
+
+
+def test_an_unknown_kernel_is_a_mistake_of_the_caller() -> None:
+    done = subprocess.run(
+        (VM, "run", "vms", "--", "true"), capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 2
+    assert "debian-6.12" in done.stderr
