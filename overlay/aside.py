@@ -73,14 +73,21 @@ class Aside:
         return open_beneath(self._lock, "work", _DIRECTORY)
 
     def _refuse_volatile(self, path: str) -> None:
+        """Overlayfs leaves a directory for each feature that may have left the top incomplete."""
         try:
-            os.stat("incompat/volatile", dir_fd=self.fd, follow_symlinks=False)
+            fd = open_beneath(self.fd, "incompat", _DIRECTORY)
         except FileNotFoundError:
             return
-        raise Refused(
-            f"the top of {printable(path)} was last mounted volatile, and may be incomplete",
-            hint=f"if it was unmounted in order, remove {printable(path)}/work/incompat",
-        )
+        try:
+            names = sorted(os.listdir(fd))
+        finally:
+            os.close(fd)
+        if names:
+            raise Refused(
+                f"the top of {printable(path)} was last mounted {printable(names[0])}, and may "
+                "be incomplete",
+                hint=f"if it was unmounted in order, remove {printable(path)}/work/incompat",
+            )
 
     def close(self) -> None:
         """Give the work directory free."""

@@ -45,8 +45,10 @@ class LinkIndex:
         self._uuids = uuids
 
     @classmethod
-    def open(cls, work_fd: int, bottoms: Sequence[Layer], family: MarkFamily) -> Self | None:
-        """The index in a work directory; None where there can be none."""
+    def open(
+        cls, work_fd: int, bottoms: Sequence[Layer], number: int, family: MarkFamily
+    ) -> Self | None:
+        """The index in a work directory, as layer ``number``; None where there can be none."""
         if family is not MarkFamily.TRUSTED:
             return None
         uuids = {n: uuid for n, layer in enumerate(bottoms, 1) if (uuid := _uuid(layer.fd))}
@@ -55,7 +57,7 @@ class LinkIndex:
         with suppress(FileExistsError):
             os.mkdir("index", 0o700, dir_fd=work_fd)
         fd = syscalls.open_beneath(work_fd, "index", _DIRECTORY)
-        return cls(fd, len(bottoms) + 1, uuids)
+        return cls(fd, number, uuids)
 
     def close(self) -> None:
         if self.fd >= 0:
@@ -132,11 +134,17 @@ def set_links(fd: int, name: bytes, family: MarkFamily, relative_to: str, by: in
 class IndexedView(View):
     """A view in which the names of a bottom file that was copied up lead to the copy.
 
-    The index is one more layer, after the bottoms.
+    The index is one more layer, after all others.
     """
 
-    def __init__(self, layers: Sequence[Layer], family: MarkFamily, index: LinkIndex) -> None:
-        super().__init__(layers, family, [Layer(index.fd, "index")])
+    def __init__(
+        self,
+        layers: Sequence[Layer],
+        family: MarkFamily,
+        data_layers: Sequence[Layer],
+        index: LinkIndex,
+    ) -> None:
+        super().__init__(layers, family, [*data_layers, Layer(index.fd, "index")])
         self.index = index
 
     def open(self, node: Node | None) -> OpenDirectory:

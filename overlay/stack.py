@@ -85,6 +85,7 @@ class Stack:
         self,
         top: Layer,
         bottoms: Sequence[Layer],
+        data: Sequence[Layer],
         aside: Aside,
         work_fd: int,
         *,
@@ -93,15 +94,18 @@ class Stack:
         sync: bool,
     ) -> None:
         self.top = top
-        self.bottoms = tuple(bottoms)
+        self.bottoms = (*bottoms, *data)
         self.aside = aside
         self.work_fd = work_fd
         self.family = family
         self.form = form
         self.sync = sync
-        self.index = LinkIndex.open(work_fd, bottoms, family)
+        self.index = LinkIndex.open(work_fd, bottoms, 1 + len(self.bottoms), family)
         layers = [top, *bottoms]
-        self.view = IndexedView(layers, family, self.index) if self.index else View(layers, family)
+        if self.index is None:
+            self.view = View(layers, family, data)
+        else:
+            self.view = IndexedView(layers, family, data, self.index)
 
     def close(self) -> None:
         if self.index is not None:

@@ -22,6 +22,7 @@ from overlay.layer import Layer
 from overlay.marks import MarkFamily, Whiteout
 from overlay.preflight import in_user_namespace, open_layers
 from overlay.profiles import profile_named
+from overlay.sharedindex import layer_of, require_fresh
 from overlay.stack import Stack
 from overlay.text import printable
 
@@ -37,12 +38,14 @@ def open_stack(
     top: str,
     bottoms: Sequence[str],
     work: str | None,
+    index: str | None,
     family: MarkFamily | None,
     form: Whiteout,
     sync: bool,
 ) -> Stack:
     """Open and check the layers of a union, as a mount would.
 
+    ``index`` is a shared index of the bottoms (``docs/fallthru.md``), refused when stale.
     Raises the errors of :func:`overlay.preflight.open_layers`, NoPrivilege and TopInUse.
     """
     namespaced = in_user_namespace()
@@ -54,9 +57,19 @@ def open_stack(
     # Stubs are read here by themselves; but no mount in a user namespace could.
     no_stubs = family is MarkFamily.USER or namespaced
     profile = profile_named("document" if no_stubs else "fallthru")
-    with open_layers(tuple(bottoms), top, work, profile) as layers, ExitStack() as undo:
+    with (
+        open_layers(
+            tuple(bottoms), top, work, profile, None if index is None else layer_of(index)
+        ) as layers,
+        ExitStack() as undo,
+    ):
+        if index is not None:
+            paths = [bottom.path for bottom in layers.bottoms]
+            require_fresh(index, [bottom.fd for bottom in layers.bottoms], paths)
+        # With a shared index the bottoms only give their data.
+        merged = layers.bottoms if layers.index is None else (layers.index,)
         lower = []
-        for bottom in layers.bottoms:
+        for bottom in (*merged, *layers.bottoms[: 0 if layers.index is None else None]):
             lower.append(Layer(_read_only(bottom.fd), bottom.path))
             undo.callback(lower[-1].close)
         upper = Layer(os.open(".", _DIRECTORY, dir_fd=layers.top.fd), layers.top.path)
@@ -70,7 +83,8 @@ def open_stack(
         held = os.open(".", _DIRECTORY, dir_fd=layers.work.fd)
         stack = Stack(
             upper,
-            lower,
+            lower[: len(merged)],
+            lower[len(merged) :],
             Aside(held, layers.work.path),
             held,
             family=MarkFamily(layers.family) if family is None else family,

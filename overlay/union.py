@@ -44,7 +44,8 @@ class Union:
     Paths start at the union's root, with or without a slash, and may be of any length.
     It is for one thread; the top serves one union at a time (L440), TopInUse otherwise.
 
-    ``work`` is the work directory (default ``TOP.work``), ``family`` that of the marks
+    ``work`` is the work directory (default ``TOP.work``), ``index`` a shared index of the
+    bottoms, which then only give their data; ``family`` that of the marks
     (default: what this process may use), ``whiteouts`` their form.  ``credentials`` are
     judged instead of the process's own, see :meth:`acting_as`.
     ``directory_copyup``: readdir() gives fallthrus (default: where mounts can read them,
@@ -60,6 +61,7 @@ class Union:
         bottoms: Sequence[Path],
         work: Path | None = None,
         *,
+        index: Path | None = None,
         family: MarkFamily | None = None,
         whiteouts: Whiteout = Whiteout.DEVICE,
         credentials: Credentials | None = None,
@@ -73,6 +75,7 @@ class Union:
             os.fsdecode(top),
             [os.fsdecode(bottom) for bottom in bottoms],
             None if work is None else os.fsdecode(work),
+            None if index is None else os.fsdecode(index),
             family,
             whiteouts,
             sync,

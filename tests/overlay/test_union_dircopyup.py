@@ -11,7 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from overlay import kernel
+from overlay import kernel, sharedindex
+from overlay.errors import Refused
 from overlay.kernel import Overlay
 from overlay.marks import MarkFamily, Whiteout
 from overlay.union import Union
@@ -199,6 +200,34 @@ def test_user_marks_have_no_directory_copyup(layers: Layers) -> None:
         union.rmdir("d/sub/deep")
         assert union.readdir("d/sub")[0].name == b"file"
     assert os.listdir(layers.top / "d") == ["sub"]
+
+
+def test_a_shared_index(layers: Layers) -> None:
+    """The engine and a mount see the same through the bottoms' shared index."""
+    fill(layers.bottom)
+    before = shown_by_engine(layers)
+    index = layers.base / "bottom.meta"
+    sharedindex.build(str(index), [str(layers.bottom)])
+    with Union(layers.top, [layers.bottom], index=index) as union:
+        assert len(union.readdir("d")) == 5
+        fd = union.open("d/file", os.O_RDWR)
+        assert os.read(fd, 1000) == b"content" * 100
+        os.close(fd)
+        union.unlink("d/link")
+        union.utime("d/file", (1, 2))
+    del before[b"./d/link"]
+    view = Overlay((str(layers.bottom),), str(layers.top), profile="fallthru", index=str(index))
+    with kernel.mounted(view, str(layers.mnt)):
+        here = os.open(".", os.O_PATH)
+        os.chdir(layers.mnt)
+        after = kernel_tree(ALL_TIMES)
+        os.fchdir(here)
+        os.close(here)
+    assert after.keys() == before.keys()
+    assert after[b"./d/file"] == before[b"./d/file"]
+    (layers.bottom / "new").touch()
+    with pytest.raises(Refused):
+        Union(layers.top, [layers.bottom], index=index)
 
 
 def test_a_stub_with_two_names_is_filled_where_it_is(layers: Layers) -> None:

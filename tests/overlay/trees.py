@@ -73,10 +73,10 @@ def engine_tree(bottoms: tuple[str, ...], top: Path, started: int) -> Tree:
         view = View(layers, family)
         if Path(beside(str(top)), "index").is_dir():
             work = stack.enter_context(Layer.open(beside(str(top))))
-            index = LinkIndex.open(work.fd, layers[1:], family)
+            index = LinkIndex.open(work.fd, layers[1:], len(layers), family)
             if index is not None:
                 stack.callback(index.close)
-                view = IndexedView(layers, family, index)
+                view = IndexedView(layers, family, (), index)
         return _tree(view, started)
 
 
