@@ -38,6 +38,7 @@ __all__ = [
 
 Device = tuple[int, int]
 
+_FORMAT = 1  # of what is noted of an overlay; to be counted up with every change
 _YOUNG = 60  # seconds
 
 
@@ -57,6 +58,7 @@ class Reliance:
 
     def to_json(self) -> dict[str, Any]:
         return {
+            "format": _FORMAT,
             "since": self.since,
             "top": self.top,
             "bottoms": [evidence.to_json() for evidence in self.bottoms],
@@ -194,8 +196,11 @@ def note(mount: mountinfo.OverlayMount, states: Sequence[BottomState]) -> None:
 
 def reliances() -> dict[Device, Reliance]:
     """What is noted of overlays, by their device number; some may have gone since."""
-    notes = runstate.load("overlays").items()
-    return {_parsed(name): Reliance.from_json(name, note) for name, note in notes}
+    return {
+        _parsed(name): Reliance.from_json(name, note)
+        for name, note in runstate.load("overlays").items()
+        if note.get("format") == _FORMAT  # else another version of fallthru wrote it
+    }
 
 
 def held_devices() -> set[Device]:

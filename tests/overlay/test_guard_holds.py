@@ -385,13 +385,15 @@ def test_notes_of_others_do_not_keep_a_device(layers: Layers) -> None:
             assert not device_is_read_only(bottom)
 
 
-def test_notes_of_another_boot_are_nothing() -> None:
+def test_notes_of_another_boot_or_version_are_nothing() -> None:
     with runstate.locked("overlays") as notes:
         assert notes is not None
-        runstate.put(notes, "0:99", {"since": 0.0, "top": "/t", "bottoms": [], "taints": []})
+        note = readonlyusers.Reliance((0, 99), 0.0, "/t", ()).to_json()
+        runstate.put(notes, "0:99", note)
+        runstate.put(notes, "0:98", {**note, "format": 0})
     assert set(readonlyusers.reliances()) == {(0, 99)}
-    note = Path(f"{runstate.DIRECTORY}/overlays/0:99")
-    note.write_text(note.read_text().replace('"boot": "', '"boot": "not '))
+    kept = Path(f"{runstate.DIRECTORY}/overlays/0:99")
+    kept.write_text(kept.read_text().replace('"boot": "', '"boot": "not '))
     assert readonlyusers.reliances() == {}
 
 
