@@ -70,12 +70,12 @@ def forget_name(stack: Stack, node: Node) -> None:
     hidden now, does not.  Failing here loses nothing but a right link count.
     """
     index = stack.index
-    if index is None or node.is_dir:
-        return
+    if index is None or "nlink" not in node.marks.others:
+        return  # nobody has counted
     with suppress(OSError):
         if stack.is_indexed(node):
             _count(stack, index, node.places[0].path, node.st.st_nlink - 1)
-        elif "nlink" in node.marks.others:
+        else:
             _drop_last(stack, index, node)
 
 
