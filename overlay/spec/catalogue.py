@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 import tomllib
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from importlib import resources
 from typing import Any, Final
@@ -21,6 +21,7 @@ __all__ = ["DOCUMENT_LINES", "Clause", "Departure", "load", "parse", "select"]
 DOCUMENT_LINES: Final = 708
 
 _FILES: Final = ("clauses.toml", "clauses-layers.toml")
+_DEPARTURES: Final = "departures.toml"
 _KEYS: Final = frozenset({"id", "lines", "statement", "intended", "status2010", "check", "departs"})
 _DEPARTURE_KEYS: Final = frozenset({"target", "features", "why", "source", "differs"})
 
@@ -103,7 +104,22 @@ class Clause:
 def load() -> tuple[Clause, ...]:
     """All clauses, in the order of the files."""
     files = (resources.files("overlay.spec") / name for name in _FILES)
-    return parse("\n".join(file.read_text("utf-8") for file in files))
+    clauses = parse("\n".join(file.read_text("utf-8") for file in files))
+    others = (resources.files("overlay.spec") / _DEPARTURES).read_text("utf-8")
+    return _with_departures(clauses, others)
+
+
+def _with_departures(clauses: tuple[Clause, ...], text: str) -> tuple[Clause, ...]:
+    """The clauses with departures that are grouped by their reason, for several clauses each."""
+    by_id = {clause.id: clause for clause in clauses}
+    for group in tomllib.loads(text)["departs"]:
+        for name, differs in group.pop("clauses").items():
+            if name not in by_id:
+                raise ValueError(f"a departure of {name}, which is no clause")
+            clause = by_id[name]
+            departure = _departure(name, group | {"differs": differs})
+            by_id[name] = replace(clause, departures=(*clause.departures, departure))
+    return tuple(by_id.values())
 
 
 def parse(text: str) -> tuple[Clause, ...]:

@@ -28,13 +28,14 @@ _PATIENCE = 10.0  # seconds for a mount to appear, or for a server to end after 
 
 @dataclass(slots=True)
 class CommandTarget:
-    """Mounts by running ``words``; ``name`` is ``command:`` and the program's base name."""
+    """Mounts by running ``words``; ``name`` is ``title``, or ``command:`` and the program."""
 
     words: tuple[str, ...]
+    title: str = ""
     _servers: dict[str, subprocess.Popen[bytes]] = field(default_factory=dict)
 
     @classmethod
-    def parse(cls, text: str) -> CommandTarget:
+    def parse(cls, text: str, title: str = "") -> CommandTarget:
         """A command line as typed; UsageError when it cannot work."""
         try:
             words = tuple(shlex.split(text))
@@ -47,11 +48,11 @@ class CommandTarget:
                 hint="for example 'fuse-overlayfs -o "
                 "lowerdir={bottom},upperdir={top},workdir={work} {mnt}'",
             )
-        return cls(words)
+        return cls(words, title)
 
     @property
     def name(self) -> str:
-        return f"command:{os.path.basename(self.words[0])}"
+        return self.title or f"command:{os.path.basename(self.words[0])}"
 
     def available(self) -> str | None:
         if shutil.which(self.words[0]) is None:

@@ -51,6 +51,11 @@ class Filling:
         if not self.features & {"engine", "overlayfs", "fuse.fuse-overlayfs"}:
             raise Lacks("a known on-disk format of marks on the top")
 
+    def plants_fallthrus(self) -> None:
+        """The same for fallthrus, which fewer file systems know."""
+        if not self.features & {"engine", "overlayfs"}:
+            raise Lacks("a known on-disk format of fallthrus")
+
     def whiteout(self, name: str) -> None:
         """A whiteout on the top, as overlayfs writes it."""
         (self.top / name).parent.mkdir(parents=True, exist_ok=True)

@@ -125,6 +125,7 @@ def _whiteout_beside(top: str, name: str) -> bool:
     candidates = (
         os.path.join(top, parent, ".wh." + base),
         os.path.join(top, ".unionfs", name + "_HIDDEN~"),
+        os.path.join(top, ".unionfs-fuse", name + "_HIDDEN~"),
     )
     return any(os.path.lexists(path) for path in candidates)
 

@@ -4,6 +4,7 @@
 ``kernel:PROFILE``   fallthru's own mounts, by :mod:`overlay.kernel`
 ``overlayfs``        the kernel's overlay with its default options, nothing of fallthru's
 ``overlayfs:K=V,F``  the same with any options
+``fuse-overlayfs``, ``unionfs-fuse``, ``mergerfs``  those, mounted as the document wants
 ``command:NAME``     whatever a command mounts (``--mount-command``)
 """
 
@@ -32,6 +33,14 @@ __all__ = [
 ]
 
 DEFAULT_TARGETS = ("engine", "kernel:document", "kernel:fallthru", "kernel:throwaway", "overlayfs")
+
+#: Union file systems that are judged by name, and how each is mounted as the document wants:
+#: one top over one bottom, any user, files as they are.
+KNOWN_COMMANDS = {
+    "fuse-overlayfs": "fuse-overlayfs -o lowerdir={bottom},upperdir={top},workdir={work} {mnt}",
+    "unionfs-fuse": "unionfs -o cow,allow_other,suid,dev {top}=RW:{bottom}=RO {mnt}",
+    "mergerfs": "mergerfs -o allow_other,category.create=ff {top}=RW:{bottom}=RO {mnt}",
+}
 
 #: overlayfs options whose default is the module's, and what they are called there.
 _PARAMETERS = ("redirect_dir", "metacopy", "index", "nfs_export")
@@ -231,6 +240,8 @@ def parse_target(text: str) -> Target:
     if kind == "overlayfs":
         pairs = [option.partition("=") for option in rest.split(",") if option]
         return OverlayfsTarget(tuple((key, value) for key, _, value in pairs))
+    if text in KNOWN_COMMANDS:
+        return CommandTarget.parse(KNOWN_COMMANDS[text], text)
     if text == "engine":
         return EngineTarget()
     if kind == "kernel":
@@ -244,7 +255,8 @@ def parse_target(text: str) -> Target:
 
 
 _TARGETS = (
-    "targets are engine, kernel:PROFILE, overlayfs and overlayfs:KEY=VALUE,…; anything else goes "
+    "targets are engine, kernel:PROFILE, overlayfs, overlayfs:KEY=VALUE,…, fuse-overlayfs, "
+    "unionfs-fuse and mergerfs; anything else goes "
     "through --mount-command"
 )
 

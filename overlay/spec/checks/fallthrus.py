@@ -13,7 +13,7 @@ from overlay.spec.observe import attempt
 
 def _primed(b: Bench) -> None:
     """``dir`` as directory copyup leaves it, with ``hidden`` taken out again."""
-    b.plants_marks()
+    b.plants_fallthrus()
     b.file("dir/kept", b"kept content\n", mode=0o640, owner=(12, 34))
     b.file("dir/hidden", b"hidden content\n")
     b.file("dir/sub/deep", b"deep content\n")
@@ -35,7 +35,7 @@ def overrides_opaque(b: Bench) -> Observations:
 
 @check("fallthru.directory")
 def directory(b: Bench) -> Observations:
-    b.plants_marks()
+    b.plants_fallthrus()
     b.file("dir/sub/deep", b"deep content\n")
     b.file("dir/hidden")
     b.file("dir/sub/above", b"top\n", on=b.top)
