@@ -260,20 +260,23 @@ def _relied_devices() -> set[Device]:
             live.add((overlay.dev, overlay.top or ""))
             relied |= _devices_below(overlay, entries, root)
     # Device numbers are used again, so an overlay is known by its top as well.
-    gone = [each for each in reliances().values() if (each.dev, each.top) not in live]
+    known = reliances()
+    gone = [each for each in known.values() if (each.dev, each.top) not in live]
     relying = {os.makedev(*each.dev): each for each in gone if any(b.held for b in each.bottoms)}
     detached = owners.overlays_in_use(relying) if relying else set()
     for device in detached:
         relied |= {each.device for each in relying[device].bottoms if each.held and each.device}
+    old = [each.dev for each in gone if os.makedev(*each.dev) not in detached and _is_old(each)]
+    strange = [dev for dev in map(_parsed, runstate.load("overlays")) if dev not in known]
     with runstate.locked("overlays") as notes:
-        for each in gone:
-            # A young one may be about to get its place.
-            if notes is not None and os.makedev(*each.dev) not in detached and _is_old(each):
-                runstate.drop(notes, _name(each.dev))
+        if notes is not None:
+            for dev in (*old, *strange):
+                runstate.drop(notes, _name(dev))
     return relied
 
 
 def _is_old(reliance: Reliance) -> bool:
+    """Whether its note can be dropped; a young overlay may be about to get its place."""
     return any(each.held for each in reliance.bottoms) or time.time() - reliance.since > _YOUNG
 
 

@@ -392,6 +392,11 @@ def test_notes_of_another_boot_or_version_are_nothing() -> None:
         runstate.put(notes, "0:99", note)
         runstate.put(notes, "0:98", {**note, "format": 0})
     assert set(readonlyusers.reliances()) == {(0, 99)}
+    readonlyusers.reconcile()
+    assert os.listdir(f"{runstate.DIRECTORY}/overlays") == []
+    with runstate.locked("overlays") as notes:
+        assert notes is not None
+        runstate.put(notes, "0:99", note)
     kept = Path(f"{runstate.DIRECTORY}/overlays/0:99")
     kept.write_text(kept.read_text().replace('"boot": "', '"boot": "not '))
     assert readonlyusers.reliances() == {}
