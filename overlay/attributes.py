@@ -1,6 +1,6 @@
 """chmod, chown, utimes, extended attributes and access lists: metadata, with copyup.
 
-All of them copy a bottom's file up first (document L122, L327–L338, L359), after the
+All of them copy a bottom's file up first (document L122, L327–L337, L358), after the
 permission checks, and a directory by making its matching one.
 """
 

@@ -2,7 +2,7 @@
 
 A copy is made aside with everything it has to have, and put in its place by one rename:
 nobody ever sees half of it, and a failure at any step leaves the union as it was.
-Whoever has the bottom's file open keeps it (L352–L359).  Permission is not asked here:
+Whoever has the bottom's file open keeps it (L350–L354).  Permission is not asked here:
 that comes first, in the caller (L361–L404).
 """
 
@@ -65,7 +65,7 @@ def copy_up(
     """Copy a file up (anything but a directory), unless it is on the top already.
 
     With ``size`` the copy is truncated to that many bytes, and only those it keeps are
-    read (L120, L401); ``mode`` are then its permissions.
+    read (L120, L400–L401); ``mode`` are then its permissions.
     """
     node = target.existing
     on_top = target.on_top

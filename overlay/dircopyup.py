@@ -1,5 +1,5 @@
 """Directory copyup: on its first readdir() a directory gets fallthrus and is opaque then
-(document L108–L111, L126, L528–L536).
+(document L108–L111, L126, L533–L537).
 
 The order matters, for a crash may come between any two steps: each entry is given what it
 needs to stay the same under an opaque directory, then the directory is marked, then the
@@ -57,7 +57,7 @@ def copy_directory_up(stack: Stack, directory: Directory) -> bool:
 
     False where there is nothing to do, or where it cannot be expressed: the root stays
     merged; a fallthru says where its file is in the union of the bottoms, so there has to
-    be a way to it; and two names of one bottom file would become two files (L631).
+    be a way to it; and two names of one bottom file would become two files (L630).
     """
     lower = directory.lower
     # The kernel always merges the layers' roots, whatever mark is on the top's.

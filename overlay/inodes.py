@@ -2,7 +2,7 @@
 
 The inode number is that of the file which the name leads to, on the layer it lies on: a
 fallthru has its bottom file's (document L561–L563), in stat() and d_ino alike.  It
-changes with a copyup, which makes a new file (L349–L356).
+changes with a copyup, which makes a new file (L347–L350).
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Bottom files with several names stay one file (document L631): overlayfs's index.
+"""Bottom files with several names stay one file (document L630): overlayfs's index.
 
 A file of the bottom that has more names than one is copied up into ``index/`` in the work
 directory, named by its file handle, and linked from there to where it is needed.  The

@@ -1,4 +1,4 @@
-"""The matching directories of the top (document L276–L286, L451–L457).
+"""The matching directories of the top (document L276–L288, L451–L457).
 
 A directory that is only on the bottom gets one on the top, with the same attributes, when
 something in it is looked up or written.  It is made aside and put in its place whole.

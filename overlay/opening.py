@@ -1,7 +1,7 @@
 """open and truncate: every combination of flags, and when they copy up.
 
 An open that can alter the file copies it up, after all permission checks (document L120,
-L333, L361–L404); O_APPEND, O_DIRECT and O_PATH make no altering out of O_RDONLY (L344).
+L332–L333, L361–L404); O_APPEND, O_DIRECT and O_PATH make no altering out of O_RDONLY (L341).
 The checks come in the order of do_open() and may_open() in the kernel's fs/namei.c.
 """
 
@@ -161,7 +161,7 @@ class Opener:
         return self._stack.view.layers[place.layer].open_file(place.path, flags & ~_LOOKUP_FLAGS)
 
     def truncate(self, path: bytes, size: int) -> None:
-        """truncate(2): only what the file keeps is copied up (L120, L401)."""
+        """truncate(2): only what the file keeps is copied up (L120, L400–L401)."""
         if size < 0:
             raise failure(errno.EINVAL)
         stack, who = self._stack, self._who

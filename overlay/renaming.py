@@ -1,4 +1,4 @@
-"""rename: a file is copied up to its old name, then moved; a whiteout stays (L512–L527).
+"""rename: a file is copied up to its old name, then moved; a whiteout stays (L510–L524).
 
 A directory that the bottoms know is not renamed: EXDEV (L130, L512, L636).  Whether one
 that is on the top alone may be, the document leaves no doubt (never); overlayfs renames
@@ -102,7 +102,7 @@ def _same_file(stack: Stack, source: Target, node: Node, target: Target) -> bool
         return False
     if node.places == target.node.places:
         return True
-    # Without an index two names of one bottom file are two files (L631).
+    # Without an index two names of one bottom file are two files (L630).
     comparable = stack.index is not None or (source.on_top and target.on_top)
     return comparable and os.path.samestat(node.st, target.node.st)
 

@@ -152,7 +152,7 @@ class Stack:
         return self.index is not None and node.places[0].layer == self.index.number
 
     def is_linked(self, node: Node) -> bool:
-        """Whether something below the top has, or had, other names (L631)."""
+        """Whether something below the top has, or had, other names (L630)."""
         layer = node.places[0].layer
         return self.is_indexed(node) or (layer > 0 and not node.is_dir and node.st.st_nlink > 1)
 

@@ -2,7 +2,7 @@
 
 The bottoms are looked at through mounts of their own that are read-only and never set
 access times, where the caller may make such: a descriptor from the engine can then never
-change a bottom (document L252–L264, L433), whatever is done with it.
+change a bottom (document L256–L268, L433), whatever is done with it.
 """
 
 from __future__ import annotations

@@ -42,7 +42,7 @@ class Union:
     """A top over its bottoms (uppermost first); close it, or use it in ``with``.
 
     Paths start at the union's root, with or without a slash, and may be of any length.
-    It is for one thread; the top serves one union at a time (L440), TopInUse otherwise.
+    It is for one thread; the top serves one union at a time (L437), TopInUse otherwise.
 
     ``work`` is the work directory (default ``TOP.work``), ``index`` a shared index of the
     bottoms, which then only give their data; ``family`` that of the marks
@@ -172,9 +172,9 @@ class Union:
     # ------------------------------------------------------------------- opening
 
     def open(self, path: Path, flags: int, mode: int = 0o666) -> int:
-        """A descriptor on the real file, on the top if it can alter it (L120, L333).
+        """A descriptor on the real file, on the top if it can alter it (L120, L332–L333).
 
-        One on a bottom's file stays there when the file is copied up later (L352–L359).
+        One on a bottom's file stays there when the file is copied up later (L350–L354).
         A directory's is for its attributes and for fsync; its entries are the layer's
         own: use :meth:`readdir`.  Device nodes are EACCES, as on a mount with nodev.
         """
@@ -186,7 +186,7 @@ class Union:
         return self.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, mode)
 
     def truncate(self, path: Path, size: int) -> None:
-        """truncate(2): copies only the bytes that are kept (L120, L401)."""
+        """truncate(2): copies only the bytes that are kept (L120, L400–L401)."""
         with _about(path) as raw:
             self._opener.truncate(raw, size)
 
@@ -263,7 +263,7 @@ class Union:
             self._attributes.set_flags(raw, flags)
 
     def getxattr(self, path: Path, attribute: str, *, follow: bool = True) -> bytes:
-        """getxattr(2); the layers' own marks are not there, nested ones are (L621)."""
+        """getxattr(2); the layers' own marks are not there, nested ones are."""
         with _about(path) as raw:
             return self._attributes.getxattr(raw, attribute, follow=follow)
 

@@ -48,8 +48,8 @@ DIFFERENCES: Final = {
     "says ENODATA for what is not on the top",
     "time of a stub": "when overlayfs brings a fallthru's data up, the file's modification time "
     "becomes now, though nobody wrote to it",
-    "link counts": "unlink() copies nothing up (L349), so the engine does not count the names "
-    "that a file of the bottom loses before its copyup (L631); overlayfs copies it up",
+    "link counts": "unlink() copies nothing up (L345), so the engine does not count the names "
+    "that a file of the bottom loses before its copyup (L630); overlayfs copies it up",
     "flags of the root": "a mount forgets that its root is immutable when it is mounted again",
     "device node": "the engine opens none, as on a mount with nodev; the layers are hostile",
 }

@@ -172,7 +172,7 @@ def test_reading_and_writing_will_do(layers: Layers, answer: object) -> None:
     ("size", "copied"), [(0, 0), (4096, 4096), (1 << 20, 1 << 20), (2 << 20, 1 << 20)]
 )
 def test_truncation_copies_only_what_is_kept(layers: Layers, size: int, copied: int) -> None:
-    """L120, L401: counted by what the kernel was asked to copy."""
+    """L120, L400–L401: counted by what the kernel was asked to copy."""
     content = os.urandom(1 << 20)
     (layers.bottom / "file").write_bytes(content)
     real, asked = os.copy_file_range, []
@@ -247,7 +247,7 @@ def test_opening_to_write_copies(layers: Layers, flags: int) -> None:
 
 
 def test_open_descriptors_stay_on_the_bottom(layers: Layers) -> None:
-    """L352–L359: only what is opened after the copyup sees the updates."""
+    """L350–L354: only what is opened after the copyup sees the updates."""
     (layers.bottom / "file").write_bytes(b"before")
     with Union(layers.top, [layers.bottom]) as union:
         early = union.open("file", os.O_RDONLY)

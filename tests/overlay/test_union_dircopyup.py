@@ -1,4 +1,4 @@
-"""Directory copyup (L108–L111, L126, L528–L536): written by the engine, read by the kernel."""
+"""Directory copyup (L108–L111, L126, L533–L537): written by the engine, read by the kernel."""
 
 from __future__ import annotations
 
@@ -109,7 +109,7 @@ def test_what_was_changed_before_stays_so(layers: Layers) -> None:
 
 
 def test_inode_numbers_and_links_are_right_afterwards(layers: Layers) -> None:
-    """L557 and L631: d_ino is what stat says, before and after; links count from then on."""
+    """L561 and L631: d_ino is what stat says, before and after; links count from then on."""
     fill(layers.bottom)
     with Union(layers.top, [layers.bottom], directory_copyup=False) as union:
         merged = union.readdir("d")

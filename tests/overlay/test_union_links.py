@@ -1,4 +1,4 @@
-"""Bottom files with several names (L631): one file for the engine and for the kernel."""
+"""Bottom files with several names (L630): one file for the engine and for the kernel."""
 
 from __future__ import annotations
 
