@@ -17,9 +17,11 @@ from functools import cached_property
 
 from overlay.errors import EnvironmentLacks
 
-__all__ = ["VMLINUX", "Btf", "Member", "NoBtf", "struct_header"]
+__all__ = ["OVERLAY", "VMLINUX", "Btf", "Member", "NoBtf", "struct_header"]
 
 VMLINUX = "/sys/kernel/btf/vmlinux"
+#: Where overlayfs is a module (as Debian builds it), its types are here once it is loaded.
+OVERLAY = "/sys/kernel/btf/overlay"
 
 _MAGIC = 0xEB9F
 _KIND_PTR, _KIND_ARRAY, _KIND_STRUCT, _KIND_UNION = 2, 3, 4, 5
@@ -54,31 +56,27 @@ class Member:
 
 
 class Btf:
-    """The types of one BTF blob.
+    """The types of the kernel, or of another BTF blob.
 
     ``struct inode`` and the like are found by name; members inside anonymous
     structures and unions are found as if they stood directly in the outer one, as in C.
+    ``module`` is a second blob that continues the first, as modules' do; without a ``path``
+    it is overlayfs's where that is a module.
 
-    Raises :class:`NoBtf` when the file is missing or is no BTF.
+    Raises :class:`NoBtf` when a file is missing or is no BTF.
     """
 
-    def __init__(self, path: str = VMLINUX) -> None:
+    def __init__(self, path: str | None = None, module: str | None = None) -> None:
+        if path is None:
+            path = VMLINUX
+            module = module or (OVERLAY if os.path.exists(OVERLAY) else None)
         self.path = path
-        try:
-            with open(path, "rb") as file:
-                raw = file.read()
-        except OSError as error:
-            raise NoBtf(
-                f"the kernel's type information cannot be read: {path}",
-                hint="the kernel needs CONFIG_DEBUG_INFO_BTF=y",
-                errno=error.errno or 0,
-            ) from error
-        if len(raw) < 24 or struct.unpack_from("=H", raw)[0] != _MAGIC:
-            raise NoBtf(f"{path} is not BTF", hint="it should start with the bytes 9f eb")
-        header, type_off, type_len, str_off, str_len = struct.unpack_from("=IIIII", raw, 4)
-        # type_len is a multiple of 4 by construction of the format.
-        self._types = memoryview(raw)[header + type_off : header + type_off + type_len].cast("I")
-        self._strings = raw[header + str_off : header + str_off + str_len]
+        types, self._strings = _read(path)
+        if module is not None:
+            # A module's type ids and string offsets go on where the kernel's end.
+            more, strings = _read(module)
+            types, self._strings = types + more, self._strings + strings
+        self._types = memoryview(types).cast("I")
 
     def member(self, struct_name: str, path: str) -> Member:
         """The member ``path`` (``"f_path.dentry"``) of ``struct struct_name``.
@@ -158,7 +156,7 @@ class Btf:
             at = self._strings.find(needle, at + 1)
         raise NoBtf(
             f"the kernel's type information has no struct {name} ({self.path})",
-            hint="is the overlay file system part of this kernel?",
+            hint="is the overlay file system part of this kernel, or its module loaded?",
         )
 
     def _name(self, offset: int) -> str:
@@ -196,6 +194,24 @@ class Btf:
         if kind == _KIND_ARRAY:
             return self._sizeof(self._types[at + 3]) * self._types[at + 5]
         return self._types[at + 2]
+
+
+def _read(path: str) -> tuple[bytes, bytes]:
+    """The type section and the string section of a blob."""
+    try:
+        with open(path, "rb") as file:
+            raw = file.read()
+    except OSError as error:
+        raise NoBtf(
+            f"the kernel's type information cannot be read: {path}",
+            hint="the kernel needs CONFIG_DEBUG_INFO_BTF=y",
+            errno=error.errno or 0,
+        ) from error
+    if len(raw) < 24 or struct.unpack_from("=H", raw)[0] != _MAGIC:
+        raise NoBtf(f"{path} is not BTF", hint="it should start with the bytes 9f eb")
+    header, type_off, type_len, str_off, str_len = struct.unpack_from("=IIIII", raw, 4)
+    types = raw[header + type_off : header + type_off + type_len]
+    return types, raw[header + str_off : header + str_off + str_len]
 
 
 _SCALARS = {1: "unsigned char", 2: "unsigned short", 4: "unsigned int", 8: "unsigned long long"}
