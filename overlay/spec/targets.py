@@ -2,6 +2,7 @@
 
 ``engine``           the document's operations by :mod:`overlay.union`, with no mount
 ``kernel:PROFILE``   fallthru's own mounts, by :mod:`overlay.kernel`
+``unprivileged``     the default profile, mounted in a user namespace
 ``overlayfs``        the kernel's overlay with its default options, nothing of fallthru's
 ``overlayfs:K=V,F``  the same with any options
 ``fuse-overlayfs``, ``unionfs-fuse``, ``mergerfs``  those, mounted as the document wants
@@ -19,6 +20,7 @@ from overlay import layerargs, mountinfo, syscalls
 from overlay.errors import FallthruError, UsageError
 from overlay.spec.calls import Calls, MountedCalls
 from overlay.spec.command import CommandTarget
+from overlay.spec.unprivileged import UnprivilegedTarget
 
 if TYPE_CHECKING:
     from overlay.union import Union
@@ -244,6 +246,8 @@ def parse_target(text: str) -> Target:
         return CommandTarget.parse(KNOWN_COMMANDS[text], text)
     if text == "engine":
         return EngineTarget()
+    if text == "unprivileged":
+        return UnprivilegedTarget()
     if kind == "kernel":
         from overlay import profiles
 
@@ -255,9 +259,8 @@ def parse_target(text: str) -> Target:
 
 
 _TARGETS = (
-    "targets are engine, kernel:PROFILE, overlayfs, overlayfs:KEY=VALUE,…, fuse-overlayfs, "
-    "unionfs-fuse and mergerfs; anything else goes "
-    "through --mount-command"
+    "targets are engine, kernel:PROFILE, unprivileged, overlayfs, overlayfs:KEY=VALUE,…, "
+    "fuse-overlayfs, unionfs-fuse and mergerfs; anything else goes through --mount-command"
 )
 
 __all__ += ["CommandTarget", "overlayfs_features"]

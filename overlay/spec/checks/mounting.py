@@ -16,9 +16,11 @@ def covers_submounts(b: Bench) -> Observations:
     b.submount(b.bottom / "dir")
     b.file("dir/on-the-submount", b"over\n")
     b.seal(b.bottom / "dir")
-    b.mount()
-    yield b.lists("dir", ("under",))
-    yield b.reads("dir/under", b"under\n")
+    accepted = b.mounts()
+    yield accepted
+    if accepted.ok:
+        yield b.lists("dir", ("under",))
+        yield b.reads("dir/under", b"under\n")
 
 
 @check("mount.bottom-shared")
