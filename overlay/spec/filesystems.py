@@ -21,7 +21,16 @@ from overlay import syscalls
 from overlay.spec.bench import Bench
 from overlay.spec.observe import Lacks
 
-__all__ = ["KINDS", "Kind", "mounted_home", "put_bottom", "put_top", "remount"]
+__all__ = [
+    "KINDS",
+    "Kind",
+    "make_image",
+    "mounted_home",
+    "open_image",
+    "put_bottom",
+    "put_top",
+    "remount",
+]
 
 _MS_RDONLY: Final = 0x01  # include/uapi/linux/mount.h
 _MS_REMOUNT: Final = 0x20
@@ -47,7 +56,7 @@ KINDS: Final = {
     ),
     "xfs": Kind(("mkfs.xfs", "-q", "-m", "reflink=1", "{image}"), 320),
     "btrfs": Kind(("mkfs.btrfs", "-q", "{image}"), 120),
-    "jffs2": Kind(("mkfs.jffs2", "-o", "{image}"), 8),
+    "jffs2": Kind(("mkfs.jffs2", "-r", "{tree}", "-o", "{image}"), finished=True),
     "squashfs": Kind(
         ("mksquashfs", "{tree}", "{image}", "-quiet", "-no-progress", "-noappend"), finished=True
     ),
@@ -58,12 +67,15 @@ KINDS: Final = {
 }
 
 
-def _make(kind: str, image: Path, tree: Path) -> None:
+def make_image(kind: str, image: Path, tree: Path) -> None:
+    """A fresh file system in the file ``image``; of a finished kind, with what ``tree`` holds."""
     made = KINDS[kind]
     if not _known(kind):
         raise Lacks(f"{kind} in this kernel")
     if shutil.which(made.make[0]) is None:
         raise Lacks(f"{made.make[0]}, which makes a {kind} file system")
+    if kind == "jffs2":
+        raise Lacks("a flash device for jffs2, which lives on no loop device")
     if not made.finished:
         with image.open("wb") as file:
             file.truncate(made.size << 20)
@@ -82,8 +94,8 @@ def _known(kind: str) -> bool:
     return True
 
 
-def _attach(bench: Bench, kind: str, image: Path, where: Path, *, read_only: bool) -> None:
-    """Mount ``image``; ``read_only`` is about the mount alone, the device can be written."""
+def open_image(kind: str, image: Path, *, read_only: bool) -> int:
+    """Mount ``image``, detached; ``read_only`` is about the mount, the device can be written."""
     image_fd = os.open(image, os.O_RDWR | os.O_CLOEXEC)
     try:
         device, name = syscalls.loop_attach(image_fd, read_only=False)
@@ -98,29 +110,28 @@ def _attach(bench: Bench, kind: str, image: Path, where: Path, *, read_only: boo
             if read_only:
                 syscalls.fsconfig_flag(fs, "ro")
             syscalls.fsconfig_create(fs)
-            tree = syscalls.fsmount(fs)
+            return syscalls.fsmount(fs)
         finally:
             os.close(fs)
     finally:
         os.close(device)
-    bench.attach(tree, where)
 
 
 def put_bottom(bench: Bench, kind: str) -> None:
     """Move the bottom's content onto a file system of ``kind``, mounted read-only there."""
     image = bench.bottom.parent / f"bottom.{kind}"
-    _make(kind, image, bench.bottom)
+    make_image(kind, image, bench.bottom)
     if not KINDS[kind].finished:
         home = bench.bottom.parent / "filling"
         home.mkdir()
         with _mounted_for_filling(bench, kind, image, home):
             subprocess.run(["cp", "-a", f"{bench.bottom}/.", home], check=True)
-    _attach(bench, kind, image, bench.bottom, read_only=True)
+    bench.attach(open_image(kind, image, read_only=True), bench.bottom)
 
 
 @contextmanager
 def _mounted_for_filling(bench: Bench, kind: str, image: Path, home: Path) -> Iterator[None]:
-    _attach(bench, kind, image, home, read_only=False)
+    bench.attach(open_image(kind, image, read_only=False), home)
     try:
         yield
     finally:
@@ -132,8 +143,8 @@ def put_top(bench: Bench, kind: str) -> Path:
     home = bench.top.parent / "home"
     home.mkdir()
     image = bench.top.parent / f"top.{kind}"
-    _make(kind, image, home)
-    _attach(bench, kind, image, home, read_only=False)
+    make_image(kind, image, home)
+    bench.attach(open_image(kind, image, read_only=False), home)
     bench.move_top(home)
     return image
 

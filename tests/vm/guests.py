@@ -17,7 +17,6 @@ import pytest
 
 from overlay.spec import kernels
 from overlay.spec.runner import Result
-from overlay.spec.targets import DEFAULT_TARGETS
 from tests.running import REPOSITORY
 
 __all__ = ["VM", "in_guest", "judged", "need"]
@@ -59,7 +58,7 @@ def in_guest(kernel: str, *command: str, seconds: int = 300) -> subprocess.Compl
 
 
 @functools.cache
-def judged(kernel: str, targets: tuple[str, ...] = DEFAULT_TARGETS) -> tuple[Result, ...]:
+def judged(kernel: str, targets: tuple[str, ...]) -> tuple[Result, ...]:
     """All clauses on ``targets`` in the guest: one run for all tests that ask."""
     need(kernel)
     return tuple(kernels.run(kernel, kernels.Request((), targets)))

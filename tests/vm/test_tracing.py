@@ -1,0 +1,29 @@
+"""The tracer where overlayfs is a module, on kernels other than the one it is developed on."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from tests.vm.guests import in_guest
+
+SCRIPT = r"""
+set -e
+mkdir /tmp/bottom /tmp/top /tmp/mnt
+for i in $(seq 13); do head -c $((i * 1000)) /dev/zero >/tmp/bottom/$i; done
+fallthru mount --bottom /tmp/bottom --top /tmp/top /tmp/mnt
+fallthru trace record -o /tmp/trace --mount /tmp/mnt -- \
+    sh -c 'for i in $(seq 13); do echo more >>/tmp/mnt/$i; done'
+fallthru trace show --json /tmp/trace
+"""
+
+
+@pytest.mark.parametrize("kernel", ["debian-6.1", "debian-6.12", "debian-7"])
+def test_each_copyup_is_seen_once(kernel: str) -> None:
+    done = in_guest(kernel, "sh", "-c", SCRIPT)
+    assert done.returncode == 0, done.stderr
+    spans = json.loads(done.stdout)
+    seen = [(Path(span["path"]).name, span["bytes"]) for span in spans]
+    assert seen == [(str(number), number * 1000) for number in range(1, 14)]
