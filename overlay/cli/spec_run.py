@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -52,6 +53,20 @@ _DIRECTORY = click.Path(exists=True, file_okay=False, path_type=str)
 )
 @click.option("--bottom-dir", type=_DIRECTORY, help="Make the bottoms below this directory.")
 @click.option("--top-dir", type=_DIRECTORY, help="Make the tops below this directory.")
+@click.option(
+    "--bottom-fs",
+    "bottom_kinds",
+    multiple=True,
+    metavar="FS",
+    help="Make the bottoms on a fresh ext2, ext4, xfs or btrfs, or tmpfs (repeatable).",
+)
+@click.option(
+    "--top-fs",
+    "top_kinds",
+    multiple=True,
+    metavar="FS",
+    help="The same for the tops; every pair of them is judged.",
+)
 @json_option
 @click.option("--explain", is_flag=True, help="Also say how and why targets depart.")
 @click.option("--junit", metavar="FILE", help="Also write JUnit XML.")
@@ -63,6 +78,8 @@ def run(
     kernel: str,
     bottom_dir: str | None,
     top_dir: str | None,
+    bottom_kinds: tuple[str, ...],
+    top_kinds: tuple[str, ...],
     as_json: bool,
     explain: bool,
     junit: str | None,
@@ -77,6 +94,7 @@ def run(
       fallthru spec run
       fallthru spec run --target overlayfs:metacopy=on --clause 'copyup.*' --explain
       fallthru spec run --kernel uml
+      fallthru spec run --target overlayfs --bottom-fs ext4 --top-fs xfs --top-fs btrfs
       fallthru spec run --junit spec.xml --mount-command \\
           'fuse-overlayfs -o lowerdir={bottom},upperdir={top},workdir={work} {mnt}'
     """
@@ -85,20 +103,28 @@ def run(
     clauses = catalogue.select(catalogue.load(), patterns)
     chosen = _targets(targets, commands)
     if kernel == "host":
-        results = runner.run(
-            clauses,
-            chosen,
-            shuffle=shuffle,
-            bottom_dir=None if bottom_dir is None else Path(bottom_dir),
-            top_dir=None if top_dir is None else Path(top_dir),
-        )
+        results = []
+        for bottom_fs, top_fs in _pairs(bottom_kinds, top_kinds, bottom_dir, top_dir):
+            judged = runner.run(
+                clauses,
+                chosen,
+                shuffle=shuffle,
+                bottom_dir=None if bottom_dir is None else Path(bottom_dir),
+                top_dir=None if top_dir is None else Path(top_dir),
+                bottom_fs=None if bottom_fs == "tmpfs" else bottom_fs,
+                top_fs=None if top_fs == "tmpfs" else top_fs,
+            )
+            if bottom_kinds or top_kinds:
+                where = f" on {top_fs or 'tmpfs'} over {bottom_fs or 'tmpfs'}"
+                judged = [replace(result, target=result.target + where) for result in judged]
+            results += judged
     else:
         from overlay.spec import kernels
 
-        if bottom_dir or top_dir:
+        if bottom_dir or top_dir or bottom_kinds or top_kinds:
             raise UsageError(
                 "a guest sees this machine's directories read-only",
-                hint="--bottom-dir and --top-dir are for the running kernel",
+                hint="--bottom-dir, --top-dir, --bottom-fs and --top-fs are for the running kernel",
             )
         names = tuple(t.name for t in chosen if not t.name.startswith("command:"))
         request = kernels.Request(tuple(c.id for c in clauses), names, commands, shuffle)
@@ -115,6 +141,21 @@ def run(
         context.exit(EXIT_ANSWER_IS_NO)
     if statuses == {"not-run"}:
         context.exit(EnvironmentLacks.exit_code)
+
+
+def _pairs(
+    bottoms: tuple[str, ...], tops: tuple[str, ...], bottom_dir: str | None, top_dir: str | None
+) -> list[tuple[str | None, str | None]]:
+    """Each kind of bottom with each kind of top; None where nothing was asked for."""
+    from overlay.spec.filesystems import KINDS
+
+    if (bottoms and bottom_dir) or (tops and top_dir):
+        raise UsageError("a layer is made either in a directory or on a fresh file system")
+    known = ["tmpfs", *(name for name, kind in KINDS.items() if not kind.finished)]
+    for kind in (*bottoms, *tops):
+        if kind not in known:
+            raise UsageError(f"no layers can be made on {kind}", hint=f"try {', '.join(known)}")
+    return [(bottom, top) for bottom in bottoms or (None,) for top in tops or (None,)]
 
 
 def _targets(names: tuple[str, ...], commands: tuple[str, ...]) -> list[Target]:

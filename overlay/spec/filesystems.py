@@ -119,7 +119,7 @@ def open_image(kind: str, image: Path, *, read_only: bool) -> int:
 
 def put_bottom(bench: Bench, kind: str) -> None:
     """Move the bottom's content onto a file system of ``kind``, mounted read-only there."""
-    image = bench.bottom.parent / f"bottom.{kind}"
+    image = bench.mnt.parent / f"bottom.{kind}"
     make_image(kind, image, bench.bottom)
     if not KINDS[kind].finished:
         home = bench.bottom.parent / "filling"
@@ -142,7 +142,7 @@ def put_top(bench: Bench, kind: str) -> Path:
     """Move the still empty top onto a fresh file system of ``kind``; returns its image."""
     home = bench.top.parent / "home"
     home.mkdir()
-    image = bench.top.parent / f"top.{kind}"
+    image = bench.mnt.parent / f"top.{kind}"
     make_image(kind, image, home)
     bench.attach(open_image(kind, image, read_only=False), home)
     bench.move_top(home)

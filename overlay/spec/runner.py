@@ -25,7 +25,7 @@ from overlay.spec.bench import Bench, Places
 from overlay.spec.catalogue import Clause, Departure
 from overlay.spec.checks import Check, all_checks
 from overlay.spec.observe import Lacks, Observation
-from overlay.spec.scratch import Scratch
+from overlay.spec.scratch import Homes, Scratch
 from overlay.spec.targets import Target
 from overlay.spec.worker import Message, Send, WorkerSilent, worker
 from overlay.text import printable
@@ -68,6 +68,8 @@ def run(
     shuffle: int | None = None,
     bottom_dir: Path | None = None,
     top_dir: Path | None = None,
+    bottom_fs: str | None = None,
+    top_fs: str | None = None,
     checks: dict[str, Check] | None = None,
     patience: float = _PATIENCE,
     on_result: Callable[[Result], None] = lambda result: None,
@@ -75,19 +77,21 @@ def run(
     """Judge every clause on every target; results by target, then in the clauses' order.
 
     ``shuffle`` seeds a random order of execution.  Layers are made in memory, or below
-    ``bottom_dir`` and ``top_dir`` to judge other file systems.  ``on_result`` is called as
+    ``bottom_dir`` and ``top_dir``, or on fresh file systems of the kinds ``bottom_fs`` and
+    ``top_fs`` (of :data:`overlay.spec.filesystems.KINDS`).  ``on_result`` is called as
     each clause ends.
     """
     order = list(clauses)
     if shuffle is not None:
         random.Random(shuffle).shuffle(order)
     chosen = all_checks() if checks is None else checks
+    homes = Homes(bottom_dir, top_dir, bottom_fs, top_fs)
     results = []
     for target in targets:
         found: dict[str, Result] = {}
         while len(found) < len(order):
             rest = [clause for clause in order if clause.id not in found]
-            batch = _run_in_worker(rest, target, chosen, bottom_dir, top_dir, patience)
+            batch = _run_in_worker(rest, target, chosen, homes, patience)
             # Closed at once when interrupted here, so that the worker never lingers.
             with closing(batch):
                 for result in batch:
@@ -101,15 +105,14 @@ def _run_in_worker(
     clauses: list[Clause],
     target: Target,
     checks: dict[str, Check],
-    bottom_dir: Path | None,
-    top_dir: Path | None,
+    homes: Homes,
     patience: float,
 ) -> Generator[Result, None, None]:
     """Results as they come; after a crash or a hang the last one is that clause's failure."""
     by_id = {clause.id: clause for clause in clauses}
     running = clauses[0]
     why = "the process that ran it died"
-    with Scratch(bottom_dir, top_dir) as scratch:
+    with Scratch(homes) as scratch:
 
         def body(send: Send) -> None:
             _worker_body(clauses, target, checks, scratch, send)
@@ -146,7 +149,11 @@ def _worker_body(
     if reason is not None:
         send({"unavailable": reason})
         return
-    scratch.mount()
+    try:
+        scratch.mount()
+    except Lacks as lacks:
+        send({"unavailable": str(lacks)})
+        return
     features, reason = _probe(target, scratch)
     if reason is not None:
         send({"unavailable": reason})

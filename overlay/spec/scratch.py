@@ -5,13 +5,25 @@ from __future__ import annotations
 import os
 import shutil
 import tempfile
+from dataclasses import dataclass
 from pathlib import Path
 
 from overlay import syscalls
 from overlay.errors import OperationFailed
+from overlay.spec import filesystems
 from overlay.spec.bench import Places
 
-__all__ = ["Scratch"]
+__all__ = ["Homes", "Scratch"]
+
+
+@dataclass(frozen=True, slots=True)
+class Homes:
+    """Where layers are made instead of in memory: in directories, or on fresh file systems."""
+
+    bottom_dir: Path | None = None
+    top_dir: Path | None = None
+    bottom_fs: str | None = None
+    top_fs: str | None = None
 
 
 class Scratch:
@@ -21,14 +33,15 @@ class Scratch:
     killed; what is in the tmpfs goes with the worker's namespace.
     """
 
-    def __init__(self, bottom_dir: Path | None, top_dir: Path | None) -> None:
-        self._homes = (bottom_dir, top_dir)
+    def __init__(self, homes: Homes) -> None:
+        self._homes = (homes.bottom_dir, homes.top_dir)
+        self._kinds = (homes.bottom_fs, homes.top_fs)
         self._made: list[Path] = []
         self._count = 0
 
     def __enter__(self) -> Scratch:
         for home in (None, *self._homes):
-            if home is None and self._made:
+            if home is None and self._made and self._kinds[len(self._made) - 1] is None:
                 self._made.append(self._made[0])
             else:
                 try:
@@ -58,6 +71,21 @@ class Scratch:
             tree, "", syscalls.AT_FDCWD, self._made[0], syscalls.MOVE_MOUNT_F_EMPTY_PATH
         )
         os.close(tree)
+        for kind, where in zip(self._kinds, self._made[1:], strict=True):
+            if kind is not None:
+                self._mount_kind(kind, where)
+
+    def _mount_kind(self, kind: str, where: Path) -> None:
+        """A fresh file system of ``kind``, its image in the tmpfs; Lacks where it can't be had."""
+        image = self._made[0] / f"{where.name}.{kind}"
+        filesystems.make_image(kind, image, where)
+        tree = filesystems.open_image(kind, image, read_only=False)
+        try:
+            syscalls.move_mount(
+                tree, "", syscalls.AT_FDCWD, where, syscalls.MOVE_MOUNT_F_EMPTY_PATH
+            )
+        finally:
+            os.close(tree)
 
     def places(self) -> Places:
         """Fresh empty directories for one clause."""

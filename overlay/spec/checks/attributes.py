@@ -8,6 +8,7 @@ import stat
 import struct
 from collections.abc import Callable
 from functools import partial
+from pathlib import Path
 
 from overlay.spec.bench import LAYER_MTIME_NS, Bench
 from overlay.spec.calls import Calls, MountedCalls
@@ -85,15 +86,20 @@ def setxattr(b: Bench) -> Observations:
 @check("copyup.chattr")
 def chattr(b: Bench) -> Observations:
     b.file(_FILE, _CONTENT)
-    probe = os.open(b.file("probe"), os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        _set_flags(probe, _flags(probe) | _FS_NODUMP_FL)
-    except OSError as error:
-        raise Lacks(f"file attributes (chattr) on the layers ({error.strerror})") from None
-    finally:
-        os.close(probe)
+    for layer in (b.bottom, b.top):
+        _needs_flags(b.file("probe", on=layer))
     b.needs_mount("an ioctl needs a descriptor that stands for the union's file")
     yield from _attribute(b, "chattr +d", _set_nodump, _nodump)
+
+
+def _needs_flags(path: Path) -> None:
+    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        _set_flags(fd, _flags(fd) | _FS_NODUMP_FL)
+    except OSError as error:
+        raise Lacks(f"file attributes (chattr) on both layers ({error.strerror})") from None
+    finally:
+        os.close(fd)
 
 
 def _flags(fd: int) -> int:
