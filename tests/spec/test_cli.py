@@ -165,3 +165,54 @@ def test_help_shows_examples_and_loads_nothing_heavy() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+def test_coverage_lists_every_line_once() -> None:
+    listed = json.loads(spec("list", "--coverage", "--json").stdout)
+    assert listed[0]["lines"].startswith("1-")
+    assert listed[-1]["lines"].endswith("-708")
+    lines = spec("list", "--coverage").stdout.splitlines()
+    assert len(lines) == len(listed)
+    assert "example.creat.new" in next(line for line in lines if line.startswith("118\t"))
+    spec("list", "--coverage", "--clause", "example.*", code=2)
+
+
+@pytest.mark.usefixtures("root")
+def test_runs_are_merged_and_compared(tmp_path: Path) -> None:
+    before, after, out = tmp_path / "before.json", tmp_path / "after.json", tmp_path / "out"
+    command = ("run", "--json", "--target", "overlayfs", "--clause")
+    before.write_text(spec(*command, "example.*").stdout)
+    after.write_text(spec(*command, "example.[a-s]*").stdout)
+    assert spec("diff", str(before), str(before)).stdout == ""
+    gone = spec("diff", str(before), str(after), code=1).stdout
+    assert "gone    example.unlink.whiteout on overlayfs: kept -> not judged" in gone
+    records = json.loads(after.read_text())
+    records[0]["status"] = "failed"
+    after.write_text(json.dumps(records))
+    done = spec("diff", "--worse", str(before), str(after), code=1)
+    assert f"worse   {records[0]['id']} on overlayfs: kept -> failed" in done.stdout
+    better = spec("diff", "--worse", str(after), str(before)).stdout
+    assert {line.split()[0] for line in better.splitlines()} == {"better", "new"}
+    changed = json.loads(spec("diff", "--json", str(before), str(after), code=1).stdout)
+    assert changed[0]["direction"] == "worse"
+    spec("matrix", str(before), str(after), "-o", str(out), "--junit", str(out / "spec.xml"))
+    assert {path.name for path in out.iterdir()} == {
+        "index.html",
+        "matrix.md",
+        "results.json",
+        "spec.xml",
+    }
+    merged = json.loads((out / "results.json").read_text())
+    assert next(r for r in merged if r["id"] == records[0]["id"])["status"] == "failed"
+    assert "a  overlayfs: " in spec("matrix", str(before)).stdout
+
+
+@pytest.mark.usefixtures("root")
+def test_file_systems_are_judged_in_pairs() -> None:
+    done = spec(
+        *("run", "--json", "--target", "overlayfs", "--clause", "example.edit.*"),
+        *("--bottom-fs", "ext2", "--bottom-fs", "tmpfs", "--top-fs", "ext4"),
+    )
+    judged = {record["target"]: record["status"] for record in json.loads(done.stdout)}
+    assert judged == {"overlayfs on ext4 over ext2": "kept", "overlayfs on ext4 over tmpfs": "kept"}
+    assert "no layers can be made on vfat" in spec("run", "--top-fs", "vfat", code=2).stderr

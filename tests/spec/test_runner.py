@@ -21,6 +21,7 @@ from overlay.spec.catalogue import Clause, load
 from overlay.spec.checks import Check, Observations
 from overlay.spec.observe import Lacks
 from overlay.spec.targets import EngineTarget, KernelTarget, OverlayfsTarget, Target
+from overlay.spec.unprivileged import UnprivilegedTarget
 
 pytestmark = pytest.mark.usefixtures("root")
 
@@ -150,6 +151,7 @@ def test_every_order_gives_the_same_answers() -> None:
     "target",
     [
         EngineTarget(),
+        UnprivilegedTarget(),
         *(KernelTarget(profile) for profile in ("document", "fallthru", "throwaway")),
         OverlayfsTarget(),
         OverlayfsTarget((("metacopy", "on"),)),
