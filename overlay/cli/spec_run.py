@@ -102,33 +102,37 @@ def run(
 
     clauses = catalogue.select(catalogue.load(), patterns)
     chosen = _targets(targets, commands)
-    if kernel == "host":
-        results = []
-        for bottom_fs, top_fs in _pairs(bottom_kinds, top_kinds, bottom_dir, top_dir):
+    if kernel != "host" and (bottom_dir or top_dir):
+        raise UsageError(
+            "a guest sees this machine's directories read-only",
+            hint="--bottom-dir and --top-dir are for the running kernel; --bottom-fs and --top-fs "
+            "make file systems in the guest",
+        )
+    results = []
+    for bottom_kind, top_kind in _pairs(bottom_kinds, top_kinds, bottom_dir, top_dir):
+        bottom_fs = None if bottom_kind == "tmpfs" else bottom_kind
+        top_fs = None if top_kind == "tmpfs" else top_kind
+        if kernel == "host":
             judged = runner.run(
                 clauses,
                 chosen,
                 shuffle=shuffle,
                 bottom_dir=None if bottom_dir is None else Path(bottom_dir),
                 top_dir=None if top_dir is None else Path(top_dir),
-                bottom_fs=None if bottom_fs == "tmpfs" else bottom_fs,
-                top_fs=None if top_fs == "tmpfs" else top_fs,
+                bottom_fs=bottom_fs,
+                top_fs=top_fs,
             )
-            if bottom_kinds or top_kinds:
-                where = f" on {top_fs or 'tmpfs'} over {bottom_fs or 'tmpfs'}"
-                judged = [replace(result, target=result.target + where) for result in judged]
-            results += judged
-    else:
-        from overlay.spec import kernels
+        else:
+            from overlay.spec import kernels
 
-        if bottom_dir or top_dir or bottom_kinds or top_kinds:
-            raise UsageError(
-                "a guest sees this machine's directories read-only",
-                hint="--bottom-dir, --top-dir, --bottom-fs and --top-fs are for the running kernel",
-            )
-        names = tuple(t.name for t in chosen if not t.name.startswith("command:"))
-        request = kernels.Request(tuple(c.id for c in clauses), names, commands, shuffle)
-        results = kernels.run(kernel, request)
+            ids = tuple(clause.id for clause in clauses)
+            names = tuple(t.name for t in chosen if not t.name.startswith("command:"))
+            request = kernels.Request(ids, names, commands, shuffle, bottom_fs, top_fs)
+            judged = kernels.run(kernel, request)
+        if bottom_kinds or top_kinds:
+            where = f" on {top_fs or 'tmpfs'} over {bottom_fs or 'tmpfs'}"
+            judged = [replace(result, target=result.target + where) for result in judged]
+        results += judged
     if junit is not None:
         _write(junit, report.as_junit(results, clauses))
     if as_json:

@@ -38,12 +38,14 @@ _PATIENCE = 600  # seconds for a whole run; a clause that hangs is ended long be
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """What to judge: clause ids, target names, mount commands; ``shuffle`` as in runner.run."""
+    """What to judge: clause ids, target names, mount commands; the rest as in runner.run."""
 
     clauses: tuple[str, ...]
     targets: tuple[str, ...]
     commands: tuple[str, ...] = ()
     shuffle: int | None = None
+    bottom_fs: str | None = None
+    top_fs: str | None = None
 
 
 def run(kernel: str, request: Request) -> list[Result]:
@@ -97,15 +99,16 @@ def _main(arguments: Sequence[str]) -> None:
     clauses = catalogue.select(catalogue.load(), fields["clauses"])
     targets: list[Target] = [parse_target(name) for name in fields["targets"]]
     targets += [CommandTarget.parse(command) for command in fields["commands"]]
-    judge = partial(_judge, clauses, fields["shuffle"])
+    how = {name: fields[name] for name in ("shuffle", "bottom_fs", "top_fs")}
+    judge = partial(_judge, clauses, how)
     with multiprocessing.get_context("fork").Pool(os.cpu_count()) as pool:
         for results in pool.imap(judge, targets):
             for result in results:
                 print(json.dumps(asdict(result)))
 
 
-def _judge(clauses: tuple[Clause, ...], shuffle: int | None, target: Target) -> list[Result]:
-    return runner.run(clauses, [target], shuffle=shuffle)
+def _judge(clauses: tuple[Clause, ...], how: dict[str, Any], target: Target) -> list[Result]:
+    return runner.run(clauses, [target], **how)
 
 
 if __name__ == "__main__":

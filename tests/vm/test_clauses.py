@@ -6,6 +6,7 @@ import json
 
 import pytest
 
+from overlay.spec import kernels
 from overlay.spec.runner import Result
 from overlay.spec.targets import DEFAULT_TARGETS
 from tests.running import fallthru
@@ -86,6 +87,14 @@ def test_the_command_judges_in_the_guest() -> None:
     assert {result["target"] for result in results} == {"overlayfs:index=on", "command:mount"}
     assert {result["kernel"].rpartition(" ")[2] for result in results} == {"(uml)"}
     assert len({result["id"] for result in results}) * 2 == len(results) > 10
+
+
+def test_what_memory_lacks_before_6_6_a_disk_has() -> None:
+    need("uml")
+    ids = ("copyup.setxattr", "copyup.removexattr", "copyup.same-properties", "copyup.open.direct")
+    request = kernels.Request(ids, ("kernel:document",), bottom_fs="ext4", top_fs="ext4")
+    results = kernels.run("uml", request)
+    assert {result.id: result.status for result in results} == dict.fromkeys(ids, "kept")
 
 
 def test_a_guest_takes_no_directories_of_the_host() -> None:

@@ -24,6 +24,6 @@ fallthru trace show --json /tmp/trace
 def test_each_copyup_is_seen_once(kernel: str) -> None:
     done = in_guest(kernel, "sh", "-c", SCRIPT)
     assert done.returncode == 0, done.stderr
-    spans = json.loads(done.stdout)
+    spans = json.loads(done.stdout)["spans"]
     seen = [(Path(span["path"]).name, span["bytes"]) for span in spans]
     assert seen == [(str(number), number * 1000) for number in range(1, 14)]
