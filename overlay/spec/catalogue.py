@@ -16,7 +16,15 @@ from typing import Any, Final
 
 from overlay.errors import UsageError
 
-__all__ = ["DOCUMENT_LINES", "Clause", "Departure", "load", "parse", "select"]
+__all__ = [
+    "DOCUMENT_LINES",
+    "Clause",
+    "Departure",
+    "load",
+    "parse",
+    "select",
+    "with_departures",
+]
 
 DOCUMENT_LINES: Final = 708
 
@@ -106,10 +114,10 @@ def load() -> tuple[Clause, ...]:
     files = (resources.files("overlay.spec") / name for name in _FILES)
     clauses = parse("\n".join(file.read_text("utf-8") for file in files))
     others = (resources.files("overlay.spec") / _DEPARTURES).read_text("utf-8")
-    return _with_departures(clauses, others)
+    return with_departures(clauses, others)
 
 
-def _with_departures(clauses: tuple[Clause, ...], text: str) -> tuple[Clause, ...]:
+def with_departures(clauses: tuple[Clause, ...], text: str) -> tuple[Clause, ...]:
     """The clauses with departures that are grouped by their reason, for several clauses each."""
     by_id = {clause.id: clause for clause in clauses}
     for group in tomllib.loads(text)["departs"]:

@@ -100,9 +100,13 @@ def _keeper(parent: int, receiving: int, sending: int, body: Callable[[Send], No
             send({"unavailable": f"mounting needs root (CAP_SYS_ADMIN): {error.strerror}"})
             os._exit(0)
         keeper_alive, worker_side = os.pipe()
+        # A worker with nothing to do may have said so before fork() returns here: to be told
+        # to stop before its number is known would leave it behind unreaped.
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
         inner = os.fork()
         if inner == 0:
             _inner(keeper_alive, worker_side, send, body)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
         os.close(sending)
         _, wait_status = os.waitpid(inner, 0)
         status = os.waitstatus_to_exitcode(wait_status)
@@ -115,6 +119,7 @@ def _inner(keeper_alive: int, worker_side: int, send: Send, body: Callable[[Send
     status = 1
     try:
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
         syscalls.prctl(syscalls.PR_SET_PDEATHSIG, signal.SIGKILL)
         os.close(worker_side)
         # The keeper may have died before the line above: its end of the pipe tells.

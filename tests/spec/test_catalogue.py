@@ -107,6 +107,24 @@ def test_a_departure_concerns_targets_by_name_and_features() -> None:
     assert not clause.departures_of("overlayfs", frozenset({"overlayfs"}))
 
 
+def test_departures_grouped_by_reason_are_added_to_their_clauses() -> None:
+    clauses = catalogue.parse(clause_text())
+    group = """
+        [[departs]]
+        target = "some-fs"
+        why = "W."
+        source = "S"
+        clauses."topic.rule" = { view = "*: EPERM" }
+    """
+    (clause,) = catalogue.with_departures(clauses, group)
+    assert clause.departures_of("some-fs", frozenset())
+    assert not clauses[0].departures
+    with pytest.raises(ValueError, match="no clause"):
+        catalogue.with_departures(clauses, group.replace("topic.rule", "topic.other"))
+    with pytest.raises(ValueError, match="nothing may change the bottom"):
+        catalogue.with_departures(clauses, group.replace("view =", "bottom ="))
+
+
 def test_select_by_pattern() -> None:
     chosen = catalogue.select(CLAUSES, ["example.*", "atime.top"])
     assert {clause.id.split(".")[0] for clause in chosen} == {"example", "atime"}

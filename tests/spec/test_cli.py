@@ -67,10 +67,12 @@ def test_list_json_keeps_intention_and_status_apart() -> None:
 @pytest.mark.usefixtures("root")
 def test_run_of_everything_here_has_no_failure(tmp_path: Path) -> None:
     junit = tmp_path / "spec.xml"
-    results = json.loads(spec("run", "--json", "--junit", str(junit)).stdout)
+    chosen = ("--clause", "[a-n]*", "--clause", "userland.*")
+    results = json.loads(spec("run", "--json", "--junit", str(junit), *chosen).stdout)
     targets = {"engine", "kernel:document", "kernel:fallthru", "kernel:throwaway", "overlayfs"}
     assert {result["target"] for result in results} == targets
-    assert len(results) == len(CLAUSES) * len(targets)
+    judged = catalogue.select(CLAUSES, chosen[1::2])
+    assert len(results) == len(judged) * len(targets)
     assert all(set(result) == KEYS for result in results)
     assert {result["status"] for result in results} <= {"kept", "departed", "not-run"}
     assert {result["kernel"] for result in results} == {os.uname().release}

@@ -36,6 +36,9 @@ LACKING = {
     "boot.root",
 }
 
+#: Without the clauses about single file systems, each of which makes one.
+QUICK = [c for c in load() if not c.id.startswith("supported.")]
+
 
 def clause(name: str) -> Clause:
     return Clause(name, ("1",), f"{name} holds.", f"{name} holds.", "Works.", f"Checks {name}.")
@@ -134,7 +137,7 @@ def test_what_a_check_lacks_makes_it_not_run() -> None:
 
 
 def test_every_order_gives_the_same_answers() -> None:
-    clauses = load()
+    clauses = QUICK
     straight = runner.run(clauses, [TARGET])
     ended: list[str] = []
     shuffled = runner.run(
@@ -165,7 +168,8 @@ def test_every_order_gives_the_same_answers() -> None:
 def test_no_clause_fails_here_and_no_departure_is_stale(
     target: Target,
 ) -> None:
-    results = runner.run(load(), [target])
+    by_default = not isinstance(target, OverlayfsTarget) or not target.options
+    results = runner.run(load() if by_default else QUICK, [target])
     assert [(r.id, r.observed) for r in results if r.status == "failed"] == []
     assert [r.id for r in results if r.stale] == []
     lacking = {r.id: r.note for r in results if r.status == "not-run"}
