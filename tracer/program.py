@@ -44,7 +44,7 @@ _FIELDS: dict[str, Sequence[str]] = {
         "i_dentry.first",
         "i_data.nrpages",
     ),
-    "dentry": ("d_parent", "d_inode", "d_name.name", "d_name.len", "d_u.d_alias.next"),
+    "dentry": ("d_parent", "d_inode", "d_name.name", "d_name.len"),
     "super_block": ("s_dev", "s_magic", "s_type", "s_fs_info", "s_root", "s_instances.next"),
     "file_system_type": ("name", "fs_supers.first"),
     "fs_context": ("fs_type",),
@@ -139,11 +139,15 @@ def build(filters: Filters) -> Program:
 
 def _source(btf: Btf, ranges: Sequence[Range], filters: Filters) -> str:
     fields = dict(_FIELDS)
-    defines = {
+    defines: dict[str, int | str] = {
         "RING_PAGES": RING_BYTES // os.sysconf("SC_PAGE_SIZE"),
         "OVL_LAYER_SIZE": btf.size("ovl_layer"),
         "OWN_PID": os.getpid(),
     }
+    # Moved out of d_u in a 7.x kernel.
+    alias = "d_u.d_alias.next" if btf.has_member("dentry", "d_u.d_alias.next") else "d_alias.next"
+    fields["dentry"] = (*fields["dentry"], alias)
+    defines["DENTRY_ALIAS"] = alias.replace(".", "_")
     # Kernels without task I/O accounting (CONFIG_TASK_IO_ACCOUNTING) lack it.
     if btf.has_member("task_struct", "ioac.write_bytes"):
         fields["task_struct"] = (*fields["task_struct"], "ioac.write_bytes")

@@ -8,7 +8,7 @@ static __always_inline u64 alias_in(u64 inode, u64 dir, struct mount *m)
     for (int i = 0; i < MAX_ALIASES; i++) {
         if (!node)
             break;
-        u64 dentry = node - __builtin_offsetof(struct k_dentry, d_u_d_alias_next);
+        u64 dentry = node - __builtin_offsetof(struct k_dentry, DENTRY_ALIAS);
         u64 parent = READ(dentry, dentry, d_parent);
         if (parent != dentry && parent != m->workdir &&
             (!dir || READ(dentry, parent, d_inode) == dir))
@@ -29,7 +29,7 @@ static __always_inline int in_the_making(u64 inode, u32 mode, struct mount *m, i
 {
     u64 node = READ(inode, inode, i_dentry_first);
     if (node)
-        return READ(dentry, node - __builtin_offsetof(struct k_dentry, d_u_d_alias_next),
+        return READ(dentry, node - __builtin_offsetof(struct k_dentry, DENTRY_ALIAS),
                     d_parent) == m->workdir;
     if (!READ(inode, inode, i_count_counter))
         return 0;
