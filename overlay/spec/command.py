@@ -11,6 +11,7 @@ import os
 import select
 import shlex
 import shutil
+import signal
 import subprocess
 import time
 from dataclasses import dataclass, field
@@ -116,6 +117,10 @@ class CommandTarget:
     def unmount(self, mnt: str) -> None:
         syscalls.umount2(mnt)
         self._end(mnt, kill=False)
+        # Process 1 of a namespace, as the runner's worker is, adopts the daemons: they hold
+        # their layers until they end.
+        if os.getpid() == 1 and not self._servers:
+            _await_children()
 
     def _end(self, mnt: str, *, kill: bool) -> None:
         server = self._servers.pop(mnt, None)
@@ -141,6 +146,23 @@ class CommandTarget:
         if entries and entries[-1].fstype == "overlay":
             return overlayfs_features(mnt)
         return frozenset({entries[-1].fstype} if entries else ())
+
+
+def _await_children() -> None:
+    """Reap every child; those that do not end in time are left alone."""
+    deadline = time.monotonic() + _PATIENCE
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGCHLD})
+    try:
+        while True:
+            while os.waitpid(-1, os.WNOHANG)[0] != 0:
+                pass
+            left = deadline - time.monotonic()
+            if left <= 0 or signal.sigtimedwait({signal.SIGCHLD}, left) is None:
+                return
+    except ChildProcessError:
+        return
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _mounts_at(mnt: str) -> int:

@@ -139,7 +139,6 @@ FAULTS = {
         "nonposix.directory-links",
         "nonposix.no-space",
         "nonposix.no-space-removal",
-        "userland.e2fsck",
         "userland.marks-unseen",
         "whiteout.not-made-by-mknod",
     },
