@@ -618,7 +618,7 @@ def loop_attach(image_fd: int, *, read_only: bool) -> tuple[int, str]:
             if not os.path.exists(name):
                 # Without devtmpfs or udev nobody makes the node for a device just added.
                 os.mknod(name, 0o600 | 0o060000, os.makedev(LOOP_MAJOR, number))
-            device = os.open(name, mode | os.O_CLOEXEC)
+            device = _open_free_loop(name, mode)
             try:
                 fcntl.ioctl(device, LOOP_CONFIGURE, bytes(config))
             except OSError as error:
@@ -628,6 +628,16 @@ def loop_attach(image_fd: int, *, read_only: bool) -> tuple[int, str]:
                     raise
             else:
                 return device, name
+
+
+def _open_free_loop(name: str, mode: int) -> int:
+    try:
+        return os.open(name, mode | os.O_CLOEXEC)
+    except PermissionError:
+        # BLKROSET outlives the image it was set for; a free device has nothing to protect.
+        with _open(name, os.O_RDONLY) as device:
+            blkroset(device, False)
+        return os.open(name, mode | os.O_CLOEXEC)
 
 
 def loop_detach(device_fd: int) -> None:
