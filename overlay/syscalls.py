@@ -631,13 +631,11 @@ def loop_attach(image_fd: int, *, read_only: bool) -> tuple[int, str]:
 
 
 def _open_free_loop(name: str, mode: int) -> int:
-    try:
-        return os.open(name, mode | os.O_CLOEXEC)
-    except PermissionError:
-        # BLKROSET outlives the image it was set for; a free device has nothing to protect.
-        with _open(name, os.O_RDONLY) as device:
+    # BLKROSET outlives the image it was set for; a free device has nothing to protect.
+    with _open(name, os.O_RDONLY) as device:
+        if mode == os.O_RDWR and blkroget(device):
             blkroset(device, False)
-        return os.open(name, mode | os.O_CLOEXEC)
+    return os.open(name, mode | os.O_CLOEXEC)
 
 
 def loop_detach(device_fd: int) -> None:
