@@ -31,6 +31,8 @@ TIMED_OUT = 124
 
 _PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
+_KEEPER = 'read -r _; kill -s KILL -- "-$1"; rm -rf -- "$2"'
+
 #: Given a job's directory, the words of the program that is the machine.
 Start = Callable[[Path], Sequence[str | os.PathLike[str]]]
 
@@ -85,10 +87,10 @@ def _machine(
             stderr=console,
             start_new_session=True,
         )
-    # Ends the session when this process dies without a word.  A death signal would reach the
-    # first process only, and user-mode Linux has several.
+    # Ends the session, and the job's files, when this process dies without a word.  A death
+    # signal would reach the first process only, and user-mode Linux has several.
     keeper = subprocess.Popen(
-        ("sh", "-c", 'read -r _; kill -s KILL -- "-$1"', "keeper", str(machine.pid)),
+        ("sh", "-c", _KEEPER, "keeper", str(machine.pid), job),
         stdin=subprocess.PIPE,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
