@@ -17,10 +17,11 @@ __all__ = ["emit", "in_turn", "machine", "median_seconds"]
 def in_turn(
     contenders: Mapping[str, Callable[[], None]], *, rounds: int, warmup: int = 2
 ) -> dict[str, list[float]]:
-    """Seconds of each contender in each round: A B A B …, so that drift hits all alike."""
+    """Seconds of each contender in each round: A B, B A, A B, …, so that drift hits all alike."""
     seconds: dict[str, list[float]] = {name: [] for name in contenders}
     for number in range(warmup + rounds):
-        for name, action in contenders.items():
+        order = list(contenders.items())
+        for name, action in order if number % 2 else reversed(order):
             start = time.perf_counter()
             action()
             if number >= warmup:
