@@ -7,7 +7,14 @@ from typing import TYPE_CHECKING
 
 import click
 
-from overlay.cli.layers import DIRECTORY, emit_json, json_option
+from overlay.cli.layers import (
+    DIRECTORY,
+    bottoms_option,
+    emit_json,
+    json_option,
+    unmounted_top_option,
+    userxattr_option,
+)
 from overlay.errors import EXIT_ANSWER_IS_NO, TopInUse, UsageError
 from overlay.text import printable
 
@@ -24,22 +31,15 @@ _COLOURS = {"error": "red", "warning": "yellow", "note": "cyan"}
 @click.option("--repair", is_flag=True, help="Repair what is safe; ask about the rest.")
 @click.option("-y", "--yes", is_flag=True, help="Say yes to every question of --repair.")
 @click.option("--notes", is_flag=True, help="Tell also of marks that merely do nothing.")
-@click.option("--top", type=DIRECTORY, metavar="DIR", help="The top, when nothing is mounted.")
-@click.option(
-    "--bottom",
-    "bottoms",
-    type=DIRECTORY,
-    metavar="DIR",
-    multiple=True,
-    help="A bottom, uppermost first; may be given several times.",
-)
+@unmounted_top_option
+@bottoms_option
 @click.option(
     "--work", type=DIRECTORY, metavar="DIR", help="The work directory.  [default: TOP.work]"
 )
 @click.option(
     "--index", type=DIRECTORY, metavar="META", help="The bottoms' shared index, if it is used."
 )
-@click.option("--userxattr", is_flag=True, help="The top's marks are user.*, not trusted.*.")
+@userxattr_option
 @click.argument("mount_point", metavar="[MOUNTPOINT]", type=DIRECTORY, required=False)
 @click.pass_context
 def check(

@@ -12,7 +12,14 @@ from typing import TYPE_CHECKING
 
 import click
 
-from overlay.cli.layers import DIRECTORY, emit_json, json_option
+from overlay.cli.layers import (
+    DIRECTORY,
+    bottoms_option,
+    emit_json,
+    json_option,
+    unmounted_top_option,
+    userxattr_option,
+)
 from overlay.errors import EXIT_ANSWER_IS_NO, OperationFailed, UsageError
 from overlay.text import human_bytes, printable
 
@@ -66,16 +73,9 @@ class Counts:
 @json_option
 @click.option("--stat", "only_counts", is_flag=True, help="Print only how many changes there are.")
 @click.option("--checksum", is_flag=True, help="Compare content even where size and time agree.")
-@click.option("--top", type=DIRECTORY, metavar="DIR", help="The top, when nothing is mounted.")
-@click.option(
-    "--bottom",
-    "bottoms",
-    type=DIRECTORY,
-    metavar="DIR",
-    multiple=True,
-    help="A bottom, uppermost first; may be given several times.",
-)
-@click.option("--userxattr", is_flag=True, help="The top's marks are user.*, not trusted.*.")
+@unmounted_top_option
+@bottoms_option
+@userxattr_option
 @click.argument("mount_point", metavar="[MOUNTPOINT]", type=DIRECTORY, required=False)
 @click.pass_context
 def diff(

@@ -4,19 +4,44 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable
-from typing import Any, TypeVar
 
 import click
 
-__all__ = ["DIRECTORY", "emit_json", "json_option", "key_value"]
-
-Command = TypeVar("Command", bound=Callable[..., Any])
+__all__ = [
+    "DIRECTORY",
+    "bottoms_option",
+    "emit_json",
+    "json_option",
+    "key_value",
+    "required_bottoms_option",
+    "unmounted_top_option",
+    "userxattr_option",
+]
 
 #: Existence is checked where the directory is used, by descriptor and with a better message.
 DIRECTORY = click.Path(path_type=str)
 
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON, for machines.")
+
+unmounted_top_option = click.option(
+    "--top", type=DIRECTORY, metavar="DIR", help="The top, when nothing is mounted."
+)
+_BOTTOM_HELP = "A bottom, uppermost first; may be given several times."
+bottoms_option = click.option(
+    "--bottom", "bottoms", type=DIRECTORY, metavar="DIR", multiple=True, help=_BOTTOM_HELP
+)
+required_bottoms_option = click.option(
+    "--bottom",
+    "bottoms",
+    type=DIRECTORY,
+    metavar="DIR",
+    multiple=True,
+    required=True,
+    help=_BOTTOM_HELP,
+)
+userxattr_option = click.option(
+    "--userxattr", is_flag=True, help="The top's marks are user.*, not trusted.*."
+)
 
 
 def emit_json(value: object) -> None:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from overlay.cli.layers import DIRECTORY, emit_json, json_option
+from overlay.cli.layers import DIRECTORY, emit_json, json_option, required_bottoms_option
 from overlay.errors import UsageError
 from overlay.text import printable
 
@@ -39,15 +39,7 @@ class _Request:
 @click.command(short_help="Copy directories up ahead of time, as fallthrus.")
 @json_option
 @click.option("--top", type=DIRECTORY, metavar="DIR", help="The top; it must not be mounted.")
-@click.option(
-    "--bottom",
-    "bottoms",
-    type=DIRECTORY,
-    metavar="DIR",
-    multiple=True,
-    required=True,
-    help="A bottom, uppermost first; may be given several times.",
-)
+@required_bottoms_option
 @click.option("--work", type=DIRECTORY, help="Scratch directory of the top.  [default: TOP.work]")
 @click.option("-r", "--recursive", is_flag=True, help="And all directories below PATHS.")
 @click.option("--undo", is_flag=True, help="Take it back; what was changed since stays.")

@@ -20,14 +20,10 @@ from overlay.credentials import Credentials
 from overlay.union import Union
 from tests.conftest import Layers
 from tests.fsimages import loop_filesystem, tmpfs
+from tests.overlay.unions import fails
 
 FIEMAP, SHARED = 0xC020660B, 0x2000
 CAPABILITY = struct.pack("<IIIII", 0x2000001, 1 << 10, 0, 0, 0)
-
-
-def fails(number: int, call: Callable[[], object]) -> None:
-    with pytest.raises(OSError, match=os.strerror(number)):
-        call()
 
 
 def dressed(path: Path) -> Path:

@@ -5,8 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import stat
-from collections.abc import Callable, Iterator
-from pathlib import Path
+from collections.abc import Iterator
 
 import pytest
 
@@ -14,6 +13,7 @@ from overlay import syscalls
 from overlay.errors import EnvironmentLacks, Refused, TopInUse, UsageError
 from overlay.union import Union
 from tests.conftest import Layers
+from tests.overlay.unions import fails, is_whiteout, names, read
 from tests.rawoverlay import overlay
 
 OPAQUE, REDIRECT = "trusted.overlay.opaque", "trusted.overlay.redirect"
@@ -29,27 +29,6 @@ def union(layers: Layers) -> Iterator[Union]:
     (layers.bottom / "shareddir" / "file").write_bytes(b"shared")
     with Union(layers.top, [layers.bottom]) as opened:
         yield opened
-
-
-def fails(number: int, call: Callable[[], object]) -> OSError:
-    with pytest.raises(OSError, match=os.strerror(number)) as caught:
-        call()
-    return caught.value
-
-
-def is_whiteout(path: Path) -> bool:
-    st = path.lstat()
-    return stat.S_ISCHR(st.st_mode) and st.st_rdev == 0
-
-
-def names(union: Union, path: str = "/") -> list[str]:
-    return [os.fsdecode(entry.name) for entry in union.readdir(path)]
-
-
-def read(union: Union, path: str) -> bytes:
-    fd = union.open(path, os.O_RDONLY)
-    with open(fd, "rb") as file:
-        return file.read()
 
 
 # ------------------------------------------------------------------ the examples

@@ -4,39 +4,16 @@ from __future__ import annotations
 
 import errno
 import os
-import stat
-from collections.abc import Callable
-from pathlib import Path
 
 import pytest
 
 from overlay.union import Union
 from tests.conftest import Layers
 from tests.fsimages import tmpfs
+from tests.overlay.unions import fails, is_whiteout, names, read
 
 OPAQUE, REDIRECT = "trusted.overlay.opaque", "trusted.overlay.redirect"
 METACOPY = "trusted.overlay.metacopy"
-
-
-def fails(number: int, call: Callable[[], object]) -> OSError:
-    with pytest.raises(OSError, match=os.strerror(number)) as caught:
-        call()
-    return caught.value
-
-
-def is_whiteout(path: Path) -> bool:
-    st = path.lstat()
-    return stat.S_ISCHR(st.st_mode) and st.st_rdev == 0
-
-
-def names(union: Union, path: str = "/") -> list[str]:
-    return [os.fsdecode(entry.name) for entry in union.readdir(path)]
-
-
-def read(union: Union, path: str) -> bytes:
-    fd = union.open(path, os.O_RDONLY)
-    with open(fd, "rb") as file:
-        return file.read()
 
 
 def test_an_opaque_directory_hides_and_a_fallthru_overrides_it(layers: Layers) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import errno
 import os
 import stat
-from collections.abc import Callable
 
 import pytest
 
@@ -14,14 +13,10 @@ from overlay.acl import AclEntry, Tag
 from overlay.credentials import Capability, Credentials
 from overlay.union import Union
 from tests.conftest import Layers
+from tests.overlay.unions import fails
 from tests.running import in_child
 
 ALICE, BOB = Credentials.user(1000, 1000), Credentials.user(1001, 1001, 50)
-
-
-def fails(number: int, call: Callable[[], object]) -> None:
-    with pytest.raises(OSError, match=os.strerror(number)):
-        call()
 
 
 def access(*named: tuple[Tag, int, int], group: int = 5, mask: int = 7) -> tuple[AclEntry, ...]:
