@@ -23,6 +23,7 @@ from tracer.unions import Cgroups, Unions, cgroup_root, union_devices
 if TYPE_CHECKING:
     import pyarrow as pa
 
+    from tracer.records import Batch
     from tracer.schema import RunMetadata
 
 # numpy and pyarrow are imported where they are used: they take as long as loading the
@@ -157,10 +158,15 @@ class Session:
 
     def stop(self) -> None:
         """Stop tracing; what was seen stays available.  Idempotent."""
+        from tracer.records import split
+
         if self._backend is None or self._ended_ns is not None:
             return
         # While new unions still announce themselves: names of those that were used.
-        self._look_for_unions()
+        self._fetch()
+        with self._lock:
+            raw = b"".join(self._raw)
+        self._look_for_unions(split(raw))
         self._backend.detach()
         self._stopping.set()
         self._thread.join()
@@ -168,14 +174,10 @@ class Session:
         self._backend.close()
         self._ended_ns = time.time_ns()
 
-    def _look_for_unions(self) -> None:
-        """Fetch what there is, and find the unions in it that have no name yet."""
-        from tracer.records import split
-
-        self._fetch()
+    def _look_for_unions(self, batch: Batch) -> None:
+        """Find the unions of ``batch`` that have no name yet, and hear what is newer."""
         with self._lock:
-            numbers = set(split(b"".join(self._raw)).spans["mount"].tolist())
-            self._unions.look_for(numbers)
+            self._unions.look_for(set(batch.spans["mount"].tolist()))
         self._fetch()
 
     def drain(self) -> pa.Table:
@@ -186,12 +188,16 @@ class Session:
         if self._failure is not None:
             raise self._failure
         assert self._backend is not None, "the session was never started"
-        if self._ended_ns is None:
-            self._look_for_unions()
+        live = self._ended_ns is None
+        if live:
+            self._fetch()
         with self._lock:
             raw, self._raw = b"".join(self._raw), []
+        batch = split(raw)
+        if live:
+            self._look_for_unions(batch)
         table = to_table(
-            split(raw),
+            batch,
             clock_offset=self._offset,
             backend=self._backend.name,
             mount_name=self._unions.name,
