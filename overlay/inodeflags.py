@@ -10,6 +10,7 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
+import stat
 import struct
 from typing import Final
 
@@ -26,6 +27,7 @@ __all__ = [
     "open_for_flags",
     "protected",
     "set_flags",
+    "withstands",
 ]
 
 #: FS_*_FL of include/uapi/linux/fs.h.
@@ -68,6 +70,39 @@ def protected(fd: int, name: bytes | None, family: MarkFamily) -> int:
             break  # what a later kernel may have added
         found |= _LETTERS[letter]
     return found
+
+
+def withstands(fd: int, name: bytes | None, mode: int) -> int:
+    """IMMUTABLE and APPEND, as the inode of a layer has them; ``mode`` is its st_mode.
+
+    statx() also says so of what nobody can change anyway: erofs calls each of its files
+    immutable (erofs_getattr()) without setting the flag, and overlayfs, which looks at the
+    inode, copies them up.  So its word is checked by the ioctl where it says yes.
+    """
+    at = syscalls.AT_SYMLINK_NOFOLLOW | (0 if name else syscalls.AT_EMPTY_PATH)
+    found = syscalls.statx(fd, name or b"", at)
+    told = IMMUTABLE if found.attributes & syscalls.STATX_ATTR_IMMUTABLE else 0
+    told |= APPEND if found.attributes & syscalls.STATX_ATTR_APPEND else 0
+    if not told:
+        return 0
+    # chattr opens what it changes, which leads to no inode of the layer for devices,
+    # and cannot be done for symlinks.
+    if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
+        return 0
+    file = -1
+    try:
+        flags = os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC
+        file = os.open(name, flags, dir_fd=fd) if name else open_for_flags(fd)
+        return told & get_flags(file)
+    except OSError as error:
+        if error.errno in (errno.ENOTTY, errno.EOPNOTSUPP, errno.ENOSYS):
+            return 0  # no such flags here
+        if error.errno in (errno.EACCES, errno.EPERM):
+            return told  # not for us to ask
+        raise
+    finally:
+        if file >= 0:
+            os.close(file)
 
 
 def set_flags(fd: int, flags: int, family: MarkFamily) -> None:

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from overlay import acl, syscalls
 from overlay.aside import Aside
 from overlay.credentials import WRITE, Credentials, failure
-from overlay.inodeflags import APPEND, IMMUTABLE, protected
+from overlay.inodeflags import APPEND, IMMUTABLE, protected, withstands
 from overlay.layer import Layer
 from overlay.linkindex import IndexedView, LinkIndex
 from overlay.marks import MarkFamily, Whiteout, escape_attribute, write_whiteout
@@ -175,10 +175,7 @@ class Stack:
         """The flags IMMUTABLE and APPEND of something (:mod:`overlay.inodeflags`)."""
         place = node.places[0]
         with self.at(place) as (fd, name):
-            at = syscalls.AT_SYMLINK_NOFOLLOW | (0 if name else syscalls.AT_EMPTY_PATH)
-            found = syscalls.statx(fd, name or b"", at).attributes
-            flags = IMMUTABLE if found & syscalls.STATX_ATTR_IMMUTABLE else 0
-            flags |= APPEND if found & syscalls.STATX_ATTR_APPEND else 0
+            flags = withstands(fd, name, node.st.st_mode)
             # The root is looked up nowhere, so its marks were not read.
             on_top = place.layer == 0 or self.is_indexed(node)
             if on_top and (not place.path or "protattr" in node.marks.others):
