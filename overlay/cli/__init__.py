@@ -6,15 +6,15 @@ command starts in a few times what Python itself needs; a test holds it to that.
 
 from __future__ import annotations
 
-import importlib
 import sys
 
 import click
 
 from overlay import __version__
+from overlay.cli.lazy import LazyGroup
 from overlay.errors import FallthruError
 
-__all__ = ["SUBCOMMANDS", "LazyGroup", "command", "main"]
+__all__ = ["SUBCOMMANDS", "command", "main"]
 
 
 #: Each subcommand's line in ``--help``, and where it lives (``module:attribute``).
@@ -35,28 +35,9 @@ SUBCOMMANDS = {
 }
 
 
-class LazyGroup(click.Group):
-    """A group that lists subcommands from a table and imports the one that runs."""
-
-    def list_commands(self, ctx: click.Context) -> list[str]:
-        return list(SUBCOMMANDS)
-
-    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        if cmd_name not in SUBCOMMANDS:
-            return None
-        module, _, attribute = SUBCOMMANDS[cmd_name][1].partition(":")
-        found = getattr(importlib.import_module(module), attribute)
-        assert isinstance(found, click.Command)
-        return found
-
-    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        # click's own version imports every subcommand for its help line.
-        with formatter.section("Commands"):
-            formatter.write_dl([(name, line) for name, (line, _) in SUBCOMMANDS.items()])
-
-
 @click.group(
     cls=LazyGroup,
+    table=SUBCOMMANDS,
     context_settings={"help_option_names": ["-h", "--help"]},
     epilog="Exit codes: 0 ok, 1 the answer is no, 2 usage, 3 the machine lacks something, "
     "4 refused to protect data, 5 an operation failed.",

@@ -1,4 +1,4 @@
-"""``fallthru trace``: record copyups, show them, tell whether tracing works here."""
+"""``fallthru trace show``."""
 
 from __future__ import annotations
 
@@ -14,104 +14,12 @@ from overlay.errors import EXIT_ANSWER_IS_NO
 if TYPE_CHECKING:
     import pyarrow as pa
 
-    from tracer.recorder import Outcome
     from tracer.schema import RunMetadata
 
-__all__ = ["trace"]
-
-_HELP = {"help_option_names": ["-h", "--help"]}
+__all__ = ["show"]
 
 
-@click.group(context_settings=_HELP, short_help="Record and show what copyup costs.")
-def trace() -> None:
-    """Record copyups in the kernel, with process, path, bytes and time by phase.
-
-    \b
-    fallthru trace record -o /tmp/t -- chmod -R g+w /mnt/doc
-    fallthru trace show /tmp/t
-    """
-
-
-@trace.command()
-@click.option(
-    "-o",
-    "--output",
-    required=True,
-    metavar="DIR",
-    help="Directory for the trace; new, or empty.",
-)
-@click.option(
-    "--mount",
-    "mounts",
-    multiple=True,
-    metavar="M",
-    help="Only this union; may be repeated.  Default: all, also those mounted meanwhile.",
-)
-@click.option(
-    "--pid",
-    "pids",
-    multiple=True,
-    type=click.IntRange(min=1),
-    metavar="P",
-    help="Only this process and its descendants; may be repeated.",
-)
-@click.option("--cgroup", metavar="C", help="Only this cgroup2 directory and those below it.")
-@click.option("-a", "--all", "everyone", is_flag=True, help="With CMD: trace others, too.")
-@click.argument("command", nargs=-1, type=click.UNPROCESSED, metavar="[-- CMD...]")
-@click.pass_context
-def record(
-    context: click.Context,
-    output: str,
-    mounts: tuple[str, ...],
-    pids: tuple[int, ...],
-    cgroup: str | None,
-    everyone: bool,
-    command: tuple[str, ...],
-) -> None:
-    """Record copyups until CMD ends, or until Ctrl-C without one.
-
-    With CMD, its process tree is traced unless --all, --pid or --cgroup says
-    otherwise, and the exit code is CMD's own (128 + N when signal N ended it).
-    fallthru's own errors come before CMD starts, or are told on standard error.
-
-    Tracing costs some 6 µs a copyup, which is 1.3 times the time where copyup of 4 KiB
-    files on tmpfs is the whole work, and 0.3 µs for any other system call.
-
-    \b
-    Examples:
-      fallthru trace record -o /tmp/t -- sed -i s/a/b/ /mnt/etc/*.conf
-      fallthru trace record -o /tmp/t --mount /mnt
-      fallthru trace record -o /tmp/t --pid $(pgrep -o nginx)
-    """
-    from tracer.recorder import record as run
-
-    outcome = run(
-        output,
-        mounts=mounts,
-        pids=pids,
-        cgroup=cgroup,
-        command=command,
-        everyone=everyone,
-        started=lambda: click.echo("fallthru: tracing; Ctrl-C ends it", err=True),
-    )
-    _tell(outcome, output)
-    if outcome.failure is not None:
-        raise outcome.failure
-    context.exit(outcome.status)
-
-
-def _tell(outcome: Outcome, output: str) -> None:
-    from overlay.text import printable
-
-    metadata = outcome.metadata
-    click.echo(f"fallthru: {metadata.spans} copyups in {printable(output)}", err=True)
-    if metadata.lost:
-        click.echo(f"  {metadata.lost} records were lost: the trace is incomplete", err=True)
-    if metadata.unmatched:
-        click.echo(f"  {metadata.unmatched} copyups were begun but not seen to end", err=True)
-
-
-@trace.command()
+@click.command()
 @click.argument("directory", metavar="DIR")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON, for machines.")
 @click.option("--limit", type=click.IntRange(min=0), metavar="N", help="At most N spans.")
@@ -230,28 +138,3 @@ def _print(rows: list[dict[str, Any]]) -> None:
         table.add_row(*line)
     # Names of files are not markup.
     Console(markup=False, highlight=False).print(table)
-
-
-@trace.command()
-@click.option("--json", "as_json", is_flag=True, help="Print JSON, for machines.")
-@click.pass_context
-def doctor(context: click.Context, as_json: bool) -> None:
-    """Tell whether tracing works on this machine, and why not, by trying it.
-
-    \b
-    Examples:
-      fallthru trace doctor
-      fallthru trace doctor --json | jq '.[] | select(.ok | not)'
-    """
-    from tracer.doctor import checks
-
-    found = list(checks())
-    if as_json:
-        click.echo(json.dumps([asdict(check) for check in found], indent=2))
-    else:
-        for check in found:
-            click.echo(f"{'ok  ' if check.ok else 'FAIL'}  {check.name}: {check.detail}")
-            if not check.ok and check.remedy:
-                click.echo(f"      → {check.remedy}")
-    if not all(check.ok for check in found if check.name.endswith("backend")):
-        context.exit(EXIT_ANSWER_IS_NO)
