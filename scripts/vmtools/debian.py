@@ -123,27 +123,28 @@ def _apt(suite: str) -> Iterator[Path]:
     """A configuration file for apt that knows just ``suite``, its lists fresh."""
     if shutil.which("apt-get") is None:
         raise Lacks("kernels are taken from Debian packages: this needs apt-get and dpkg-deb")
-    place = store.directory() / f".apt-{suite}"
-    shutil.rmtree(place, ignore_errors=True)
-    try:
-        for name in ("lists/partial", "cache/archives/partial"):
-            (place / name).mkdir(parents=True)
-        (place / "sources.list").write_text(f"deb {MIRROR} {suite} main\n", "utf-8")
-        configuration = place / "apt.conf"
-        configuration.write_text(
-            f'Dir::Etc::sourcelist "{place}/sources.list";\n'
-            'Dir::Etc::sourceparts "-";\n'
-            f'Dir::State::lists "{place}/lists";\n'
-            f'Dir::Cache "{place}/cache";\n'
-            'APT::Architecture "amd64";\n'
-            'APT::Architectures { "amd64"; };\n'
-            # The cache may be below a home directory, where apt's own user can't go.
-            f'APT::Sandbox::User "{"root" if os.geteuid() == 0 else ""}";\n'
-            'Acquire::Languages "none";\n'
-            'Acquire::Retries "3";\n',
-            "utf-8",
-        )
-        succeed(("apt-get", "-c", configuration, "update", "-qq"))
-        yield configuration
-    finally:
+    with store.alone(f"apt-{suite}"):
+        place = store.directory() / f".apt-{suite}"
         shutil.rmtree(place, ignore_errors=True)
+        try:
+            for name in ("lists/partial", "cache/archives/partial"):
+                (place / name).mkdir(parents=True)
+            (place / "sources.list").write_text(f"deb {MIRROR} {suite} main\n", "utf-8")
+            configuration = place / "apt.conf"
+            configuration.write_text(
+                f'Dir::Etc::sourcelist "{place}/sources.list";\n'
+                'Dir::Etc::sourceparts "-";\n'
+                f'Dir::State::lists "{place}/lists";\n'
+                f'Dir::Cache "{place}/cache";\n'
+                'APT::Architecture "amd64";\n'
+                'APT::Architectures { "amd64"; };\n'
+                # The cache may be below a home directory, where apt's own user can't go.
+                f'APT::Sandbox::User "{"root" if os.geteuid() == 0 else ""}";\n'
+                'Acquire::Languages "none";\n'
+                'Acquire::Retries "3";\n',
+                "utf-8",
+            )
+            succeed(("apt-get", "-c", configuration, "update", "-qq"))
+            yield configuration
+        finally:
+            shutil.rmtree(place, ignore_errors=True)

@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-__all__ = ["cached", "directory", "find"]
+__all__ = ["alone", "cached", "directory", "find"]
 
 
 def directory() -> Path:
@@ -44,7 +44,7 @@ def cached(name: str, inputs: object, build: Callable[[Path], None]) -> Path:
     found = find(name, inputs)
     if found is not None:
         return found
-    with _alone(name):
+    with alone(name):
         found = find(name, inputs)  # somebody else may have been faster
         if found is not None:
             return found
@@ -67,7 +67,8 @@ def cached(name: str, inputs: object, build: Callable[[Path], None]) -> Path:
 
 
 @contextmanager
-def _alone(name: str) -> Iterator[None]:
+def alone(name: str) -> Iterator[None]:
+    """Nobody else does the work called ``name`` meanwhile."""
     with (directory() / f".lock-{name}").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         yield
