@@ -32,14 +32,14 @@ def _try(name: str, attempt: Callable[[], str]) -> Check:
 
 
 def _bcc() -> str:
-    from tracer import bccload
+    from overlay.bpf import bccload
 
     module = bccload.load()
     return f"{getattr(module, '__version__', 'unknown version')} from {module.__path__[0]}"
 
 
 def _btf() -> str:
-    from tracer.btf import VMLINUX, Btf
+    from overlay.bpf.btf import VMLINUX, Btf
 
     offset = Btf().member("ovl_fs", "creator_cred").offset
     return f"{VMLINUX}; ovl_fs.creator_cred at {offset}"

@@ -2,23 +2,22 @@
 
 The probes (``tracer/probes/*.c``, in parts) are compiled when tracing starts, against the
 structures of the running kernel.  bcc insists on a tree of kernel headers; it gets the
-small one in ``tracer/probes/shim``, so no header package is needed.
+small one in ``overlay/bpf/shim``, so no header package is needed.
 """
 
 from __future__ import annotations
 
 import os
-import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from overlay.bpf import bccload
+from overlay.bpf.btf import Btf, struct_header
+from overlay.bpf.compiling import quiet_bcc
 from overlay.errors import EnvironmentLacks, NoPrivilege
-from tracer import bccload
-from tracer.btf import Btf, struct_header
 from tracer.kallsyms import Range, copyup_ranges
 
 __all__ = ["RING_BYTES", "Filters", "NoBpf", "Program", "build"]
@@ -116,7 +115,7 @@ class Program:
 def build(filters: Filters) -> Program:
     """Compile, load and attach the tracepoint probes.
 
-    Raises :class:`~tracer.bccload.NoBcc`, :class:`~tracer.btf.NoBtf`,
+    Raises :class:`~overlay.bpf.bccload.NoBcc`, :class:`~overlay.bpf.btf.NoBtf`,
     :class:`~tracer.kallsyms.NoAddresses` or :class:`NoBpf`, by what is missing.
     """
     with ThreadPoolExecutor(1) as pool:
@@ -128,7 +127,7 @@ def build(filters: Filters) -> Program:
     if filters.pids:
         hooks |= _FORK
     text = _source(btf, ranges.result(), filters)
-    with _quiet_bcc() as messages:
+    with quiet_bcc() as messages:
         try:
             bpf = bcc.BPF(text=text.encode(), cflags=[f"-I{PROBES}"])
             attached = _attach(bcc, bpf, hooks)
@@ -199,27 +198,3 @@ def _refusal(error: Exception, messages: str) -> EnvironmentLacks:
         hint="it needs BPF with ring buffers (5.8) and bpf_task_pt_regs (5.15); "
         "`fallthru trace doctor` tries each part",
     )
-
-
-@contextmanager
-def _quiet_bcc() -> Iterator[Callable[[], str]]:
-    """bcc's header tree, and its messages kept off the terminal; yields what reads them.
-
-    The compiler inside libbcc writes to descriptor 2 whatever Python does.
-    """
-    before = os.environ.get("BCC_KERNEL_SOURCE")
-    os.environ["BCC_KERNEL_SOURCE"] = str(PROBES / "shim")
-    sys.stderr.flush()
-    saved = os.dup(2)
-    catcher = os.memfd_create("bcc-messages")
-    os.dup2(catcher, 2)
-    try:
-        yield lambda: os.pread(catcher, 1 << 20, 0).decode(errors="replace")
-    finally:
-        os.dup2(saved, 2)
-        os.close(saved)
-        os.close(catcher)
-        if before is None:
-            del os.environ["BCC_KERNEL_SOURCE"]
-        else:
-            os.environ["BCC_KERNEL_SOURCE"] = before

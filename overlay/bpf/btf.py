@@ -1,4 +1,4 @@
-"""Where the running kernel keeps the fields the probes read, from its own type information.
+"""Where the running kernel keeps the fields that BPF programs read, from its own type information.
 
 BTF (``/sys/kernel/btf/vmlinux``, format in the kernel's ``Documentation/bpf/btf.rst``)
 describes every structure of the kernel that runs.  Reading offsets from it, rather
@@ -92,7 +92,7 @@ class Btf:
             if found is None:
                 raise NoBtf(
                     f"this kernel's struct {struct_name} has no member {path} ({self.path})",
-                    hint="the tracer does not know this kernel's layout; please report it",
+                    hint="fallthru does not know this kernel's layout; please report it",
                 )
             bits, type_id = found
             offset += bits // 8

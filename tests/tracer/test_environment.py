@@ -11,10 +11,12 @@ from pathlib import Path
 
 import pytest
 
+from overlay.bpf import bccload
+from overlay.bpf.btf import VMLINUX, Btf, Member, NoBtf, struct_header
+from overlay.bpf.compiling import SHIM
 from overlay.errors import NoPrivilege
 from tests.running import REPOSITORY, in_child
-from tracer import bccload, program
-from tracer.btf import VMLINUX, Btf, Member, NoBtf, struct_header
+from tracer import program
 from tracer.kallsyms import NoAddresses, copyup_ranges, ranges_of
 
 
@@ -160,4 +162,4 @@ def test_without_capabilities(tracing: None) -> None:
 def test_probes_are_package_data() -> None:
     """All that is compiled lies beside the package."""
     assert all((program.PROBES / f"{part}.c").exists() for part in program._PARTS)
-    assert (program.PROBES / "shim/include/linux/kconfig.h").exists()
+    assert (SHIM / "include/linux/kconfig.h").exists()

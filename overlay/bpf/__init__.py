@@ -1,0 +1,1 @@
+"""BPF programs from C source, on any kernel that describes its types, without its headers."""
