@@ -20,10 +20,24 @@ from overlay.preflight import OpenLayers, open_layers
 from overlay.profiles import DEFAULT, profile_named
 from overlay.text import printable
 
-__all__ = ["OVERLAYFS_MAGIC", "Overlay", "attach", "mount", "mounted", "open_overlay", "unmount"]
+__all__ = [
+    "ATTRIBUTES",
+    "Overlay",
+    "attach",
+    "mount",
+    "mounted",
+    "open_overlay",
+    "unmount",
+]
 
-OVERLAYFS_MAGIC = 0x794C7630
-
+#: Attributes of a mount by their options.  Access times are not among them: an access must
+#: never copy a file up, so every overlay is noatime (L234–L237, L341).
+ATTRIBUTES = {
+    "ro": syscalls.MOUNT_ATTR_RDONLY,
+    "nosuid": syscalls.MOUNT_ATTR_NOSUID,
+    "nodev": syscalls.MOUNT_ATTR_NODEV,
+    "noexec": syscalls.MOUNT_ATTR_NOEXEC,
+}
 _LAYER_KEYS = frozenset({"lowerdir", "lowerdir+", "datadir+", "upperdir", "workdir", "source"})
 
 
@@ -36,7 +50,7 @@ class Overlay:
     With ``require_read_only`` every bottom must be kept read-only by the kernel itself.
     With ``hold`` the block device of a bottom that is mounted read-only is made read-only
     for as long as an overlay relies on it.  ``index`` is a shared index of the bottoms
-    (:mod:`overlay.sharedindex`).
+    (:mod:`overlay.sharedindex`).  ``attributes`` are MOUNT_ATTR_* bits, besides noatime.
     """
 
     bottoms: tuple[str, ...]
@@ -47,6 +61,7 @@ class Overlay:
     require_read_only: bool = False
     hold: bool = True
     index: str | None = None
+    attributes: int = 0
 
     def effective_options(self) -> tuple[tuple[str, str], ...]:
         """What the kernel is told besides the layers: pinned options, overridden and added to."""
@@ -71,7 +86,7 @@ class Overlay:
             ("upperdir", layerargs.escape(self.top)),
             ("workdir", layerargs.escape(self.work or workdir.beside(self.top))),
         )
-        options = ["noatime"]
+        options = ["noatime", *(name for name, bit in ATTRIBUTES.items() if self.attributes & bit)]
         options += [f"{key}={value.replace(',', chr(92) + ',')}" for key, value in layers]
         options += [f"{key}={value}" if value else key for key, value in self.effective_options()]
         source = profile_named(self.profile).source
@@ -104,7 +119,10 @@ def open_overlay(overlay: Overlay) -> int:
             if overlay.index is not None:
                 _require_fresh(overlay.index, layers)
             asked = frozenset(key for key, _ in overlay.options)
-            make = functools.partial(_create, fs, layers, profile.source, options, asked)
+            attributes = overlay.attributes
+            make = functools.partial(
+                _create, fs, layers, profile.source, options, asked, attributes
+            )
             if not overlay.require_read_only and not readonlyusers.any_read_only(layers):
                 return make()
             with readonlyusers.relied_on(
@@ -134,16 +152,18 @@ def _create(
     source: str,
     options: tuple[tuple[str, str], ...],
     asked: frozenset[str],
+    attributes: int,
 ) -> int:
     try:
-        return _configured(fs, layers, source, options)
+        _configure(fs, layers, source, options)
+        return syscalls.fsmount(fs, attributes | syscalls.MOUNT_ATTR_NOATIME)
     except OSError as error:
         raise refusals.of_layers(error, layers, asked) from error
 
 
-def _configured(
+def _configure(
     fs: int, layers: OpenLayers, source: str, options: tuple[tuple[str, str], ...]
-) -> int:
+) -> None:
     with layerargs.names(layers):
         syscalls.fsconfig_string(fs, "source", source)
         layerargs.configure(fs, layers)
@@ -155,8 +175,6 @@ def _configured(
         if layers.family == "user":
             syscalls.fsconfig_flag(fs, "userxattr")
         syscalls.fsconfig_create(fs)
-    # noatime: an access must never copy a file up (L234–L237, L341).
-    return syscalls.fsmount(fs, syscalls.MOUNT_ATTR_NOATIME)
 
 
 def attach(tree: int, mount_point: str) -> None:
@@ -231,7 +249,7 @@ def _check_overlay(mount_point: str) -> None:
         raise UsageError(
             f"no overlay at {printable(mount_point)}", errno=error.errno or 0
         ) from None
-    if magic != OVERLAYFS_MAGIC:
+    if magic != syscalls.OVERLAYFS_MAGIC:
         mounted_there = os.path.ismount(mount_point)
         what = "another file system is mounted there" if mounted_there else "not a mount point"
         raise UsageError(

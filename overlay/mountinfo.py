@@ -15,7 +15,15 @@ from dataclasses import dataclass, field
 from overlay.errors import UsageError
 from overlay.text import printable
 
-__all__ = ["MountEntry", "OverlayMount", "overlay_at", "overlays", "parse", "read"]
+__all__ = [
+    "MountEntry",
+    "OverlayMount",
+    "overlay_at",
+    "overlays",
+    "parse",
+    "read",
+    "split_lowerdir",
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,7 +156,7 @@ def _overlay(entry: MountEntry) -> OverlayMount:
         elif key == "datadir+":
             data_bottoms.append(value)
         elif key == "lowerdir":
-            merged, data = _split_lowerdir(value)
+            merged, data = split_lowerdir(value)
             bottoms.extend(merged)
             data_bottoms.extend(data)
         else:
@@ -168,8 +176,8 @@ def _overlay(entry: MountEntry) -> OverlayMount:
     )
 
 
-def _split_lowerdir(value: str) -> tuple[list[str], list[str]]:
-    """``a:b::data`` as ([a, b], [data]); a colon or backslash in a name is escaped."""
+def split_lowerdir(value: str) -> tuple[list[str], list[str]]:
+    """overlayfs's ``a:b::data`` as ([a, b], [data]); a colon or backslash in a name is escaped."""
     names: list[str] = [""]
     escaped = False
     for char in value:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import os
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
-from typing import Final
 
 from overlay import mountinfo, syscalls
 
@@ -20,8 +19,6 @@ __all__ = [
     "overlays_in_use",
     "processes_using",
 ]
-
-_OVERLAYFS: Final = 0x794C7630  # statfs(2) f_type
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,7 +94,7 @@ def overlays_in_use(devices: Collection[int]) -> set[int]:
             try:
                 device = os.stat(link).st_dev
                 # The number of an overlay that went may be another file system's now.
-                if device in devices and syscalls.statfs_type(link) == _OVERLAYFS:
+                if device in devices and syscalls.statfs_type(link) == syscalls.OVERLAYFS_MAGIC:
                     found.add(device)
             except OSError:
                 continue  # closed meanwhile

@@ -10,7 +10,7 @@ from __future__ import annotations
 import errno
 import os
 
-from overlay import mountinfo, owners
+from overlay import mountinfo, owners, syscalls
 from overlay.errors import (
     EnvironmentLacks,
     FallthruError,
@@ -81,6 +81,17 @@ def of_layers(error: OSError, layers: OpenLayers, asked: frozenset[str]) -> Fall
         )
     if number == errno.EPERM:
         return NoPrivilege(f"the kernel refused the overlay: {said}", errno=number)
+    stacked = [
+        each
+        for each in layers.bottoms
+        if syscalls.fstatfs_type(each.fd) == syscalls.OVERLAYFS_MAGIC
+    ]
+    if number == errno.EINVAL and stacked:
+        return UsageError(
+            f"the bottom {printable(stacked[0].path)} is an overlay over an overlay, and overlayfs "
+            f"stacks two at most: {said}",
+            hint="name the layers of that overlay as bottoms, instead of its mount point",
+        )
     return OperationFailed(
         f"the kernel refused the overlay: {said}",
         hint="its log may say more: dmesg | grep overlayfs",

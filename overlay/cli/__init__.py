@@ -30,6 +30,10 @@ SUBCOMMANDS = {
     "trace": ("Record and show what copyup costs.", "tracer.cli:trace"),
     "report": ("Summarise traces; write a page with pictures.", "analysis.cli:report"),
     "spec": ("Judge union mounts by the document's clauses.", "overlay.cli.spec:spec"),
+    "install-helper": (
+        "Let mount(8) and fstab mount overlays.",
+        "overlay.cli.install_helper:install_helper",
+    ),
     "doctor": ("Tell what works on this machine.", "overlay.cli.doctor:doctor"),
     "completion": ("Print shell completion.", "overlay.cli.completion:completion"),
 }
@@ -53,9 +57,9 @@ def command() -> None:
     """
 
 
-def report_error(error: FallthruError) -> None:
+def report_error(error: FallthruError, command_name: str = "fallthru") -> None:
     """Write an error and its hint to standard error, two lines at most."""
-    click.echo(f"fallthru: {error}", err=True)
+    click.echo(f"{command_name}: {error}", err=True)
     if error.hint:
         click.echo(f"  → {error.hint}", err=True)
 

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import click
 
 from overlay.cli.layers import DIRECTORY, key_value
 from overlay.profiles import DEFAULT, PROFILES
 from overlay.text import printable
+
+if TYPE_CHECKING:
+    from overlay.conflicts import Covered
 
 PROFILE_HELP = "What the mount promises. " + "; ".join(
     f"{profile.name}: {profile.summary}" for profile in PROFILES.values()
@@ -97,8 +102,12 @@ def mount(
     if dry_run:
         click.echo(overlay.describe(mount_point))
         return
-    covered = conflicts.mount(overlay, mount_point, allow_submounts=allow_submounts)
+    tell_covered(conflicts.mount(overlay, mount_point, allow_submounts=allow_submounts))
+
+
+def tell_covered(covered: list[Covered], command_name: str = "fallthru") -> None:
+    """Say on standard error which file systems with data the union does not show."""
     missed = [mount for mount in covered if mount.holds_data]
     if missed:
         names = ", ".join(printable(mount.mount_point) for mount in missed)
-        click.echo(f"fallthru: the union does not show what is mounted at {names}", err=True)
+        click.echo(f"{command_name}: the union does not show what is mounted at {names}", err=True)

@@ -31,6 +31,7 @@ __all__ = [
     "MS_SLAVE",
     "OPEN_TREE_CLOEXEC",
     "OPEN_TREE_CLONE",
+    "OVERLAYFS_MAGIC",
     "UMOUNT_NOFOLLOW",
     "fsconfig_create",
     "fsconfig_fd",
@@ -66,6 +67,8 @@ MOUNT_ATTR_NODEV: Final = 0x04
 MOUNT_ATTR_NOEXEC: Final = 0x08
 MOUNT_ATTR_NOATIME: Final = 0x10
 MOUNT_ATTR_NODIRATIME: Final = 0x80
+
+OVERLAYFS_MAGIC: Final = 0x794C7630  # statfs(2) f_type (include/uapi/linux/magic.h)
 
 # mount(2), umount2(2).
 MS_REC: Final = 0x4000

@@ -168,4 +168,4 @@ def test_a_detached_winner_cannot_be_seen_but_still_wins(layers: Layers) -> None
     finally:
         os.close(tree)
     assert (layers.top / "new").exists()
-    assert syscalls.statfs_type(layers.top) != kernel.OVERLAYFS_MAGIC
+    assert syscalls.statfs_type(layers.top) != syscalls.OVERLAYFS_MAGIC
