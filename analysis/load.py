@@ -1,18 +1,7 @@
 """Reading trace directories: any number of them into one typed frame, with what was lost.
 
-The columns of the frame are those of :data:`tracer.schema.SCHEMA` plus ``run``:
-
-=============================  ==================================================
-``run``                        category: which trace the span is from
-``ts``                         datetime64[ns, UTC], start of the span
-``dur``, phases                timedelta64[ns]; NaT where the tracer could not tell
-``kind op comm ftype how``,    category
-``mount cgroup backend``
-``path``                       Arrow string, path inside the union
-``size``                       int64, bytes
-``bytes``                      Int64 (nullable), bytes of data moved to the top
-``pid tid uid``, ``errno``     uint32, int32
-=============================  ==================================================
+The columns of the frame are those of :data:`tracer.schema.SCHEMA`, typed as
+:mod:`tracer.frame` says, plus ``run``, a category: which trace the span is from.
 """
 
 from __future__ import annotations
@@ -20,7 +9,6 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -28,6 +16,7 @@ import pyarrow as pa
 
 from overlay.errors import UsageError
 from overlay.text import printable
+from tracer.frame import frame_of
 from tracer.parts import (
     NewerTrace,
     NotATrace,
@@ -50,9 +39,6 @@ __all__ = [
     "load",
     "load_metadata",
 ]
-
-#: Numeric columns whose values must survive a null: pandas' default would be float64.
-_NULLABLE_INT = frozenset({"bytes"})
 
 
 @dataclass(frozen=True)
@@ -131,7 +117,7 @@ def load(paths: StrPath | Iterable[StrPath], *, columns: Sequence[str] | None = 
         one.tables.clear()  # the joined table keeps the buffers alive; nothing else should
     loaded = {name: table.column(name) for name in table.column_names}
     del table
-    frame = _frame(loaded)
+    frame = frame_of(loaded)
     run = pd.Categorical.from_codes(
         np.repeat(np.asarray(codes, dtype="int32"), sizes),
         categories=pd.Index([run.name for run in runs], dtype=object),
@@ -205,27 +191,9 @@ def _check_count(found: _Found) -> None:
     if merged.ended_ns is None or found.damage or set(found.parts) != set(siblings(found.path)):
         return
     have = sum(table.num_rows for table in found.tables)
-    if have < merged.spans:
-        found.damage.append(
-            Damage(found.path, f"{merged.spans - have} of {merged.spans} spans are missing")
-        )
-
-
-def _frame(columns: dict[str, pa.ChunkedArray]) -> pd.DataFrame:
-    """The columns as a frame.  Takes them away one by one, so that none is there twice."""
-    made = {name: _series(name, columns.pop(name)) for name in list(columns)}
-    return pd.DataFrame(made, copy=False)
-
-
-def _series(name: str, column: pa.ChunkedArray) -> pd.Series[Any]:
-    series: pd.Series[Any]
-    if pa.types.is_string(column.type):
-        series = column.to_pandas(types_mapper={pa.string(): pd.StringDtype("pyarrow")}.get)
-    elif name in _NULLABLE_INT:
-        series = column.to_pandas(types_mapper={pa.int64(): pd.Int64Dtype()}.get)
-    else:
-        series = column.to_pandas()
-    return series
+    want = merged.spans - merged.removed
+    if have < want:
+        found.damage.append(Damage(found.path, f"{want - have} of {want} spans are missing"))
 
 
 def _merge(parts: Sequence[RunMetadata]) -> RunMetadata:
@@ -236,6 +204,7 @@ def _merge(parts: Sequence[RunMetadata]) -> RunMetadata:
         spans=max(one.spans for one in parts),
         lost=max(one.lost for one in parts),
         unmatched=max(one.unmatched for one in parts),
+        removed=max(one.removed for one in parts),
     )
 
 

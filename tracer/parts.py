@@ -6,6 +6,7 @@ import dataclasses
 import glob
 import json
 import os
+import re
 from collections.abc import Iterable
 
 import pyarrow as pa
@@ -29,6 +30,8 @@ __all__ = [
 StrPath = str | os.PathLike[str]
 
 _SUFFIX = ".parquet"
+#: One of the pieces that will make a part: ``part-00003.0001.parquet``.
+_PIECE = re.compile(r"(part-\d+)\.\d+\.parquet")
 
 
 class NotATrace(UsageError):
@@ -84,11 +87,21 @@ def _parts(path: str) -> list[str]:
 
 def siblings(directory: str) -> list[str]:
     """The parts directly in ``directory``, in order.  Hidden files are still being written."""
-    return sorted(os.path.join(directory, name) for name in os.listdir(directory) if _is_part(name))
+    return [os.path.join(directory, name) for name in _current(os.listdir(directory))]
 
 
-def _is_part(name: str) -> bool:
-    return name.endswith(_SUFFIX) and not name.startswith(".")
+def _current(names: Iterable[str]) -> list[str]:
+    """Those of a directory's files that count, in order.
+
+    A recorder that was killed between making a part of its pieces and removing them
+    leaves both: the pieces count only while there is no such part.
+    """
+    parts = {name for name in names if name.endswith(_SUFFIX) and not name.startswith(".")}
+    return sorted(
+        name
+        for name in parts
+        if not (piece := _PIECE.fullmatch(name)) or piece[1] + _SUFFIX not in parts
+    )
 
 
 def _parts_below(directory: str) -> list[str]:
@@ -98,8 +111,7 @@ def _parts_below(directory: str) -> list[str]:
     deeper = sorted(
         os.path.join(where, name)
         for where, _, names in os.walk(directory)
-        for name in names
-        if _is_part(name)
+        for name in _current(names)
     )
     if not deeper:
         raise NotATrace(
@@ -178,6 +190,8 @@ def _check_metadata(metadata: RunMetadata) -> None:
         (metadata.spans, int),
         (metadata.lost, int),
         (metadata.unmatched, int),
+        (metadata.removed, int),
+        (metadata.runs, list),
     )
     sound = all(isinstance(value, shape) for value, shape in shapes)
     sound = sound and (metadata.ended_ns is None or isinstance(metadata.ended_ns, int))

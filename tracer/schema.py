@@ -80,7 +80,8 @@ class RunMetadata:
     ``mounts`` maps a union's mount point to its options and the file systems of
     its layers: ``{"/mnt": {"options": "...", "top": "ext4", "bottoms": ["ext4"]}}``.
     ``lost`` counts events the kernel could not deliver; ``unmatched`` counts copyups
-    seen but given up because their span never became complete.
+    seen but given up because their span never became complete.  ``removed`` counts spans of
+    parts that rotation has removed.  ``runs`` lists the runs that a merged trace came from.
     """
 
     kernel: str
@@ -95,6 +96,8 @@ class RunMetadata:
     spans: int = 0
     lost: int = 0
     unmatched: int = 0
+    removed: int = 0
+    runs: list[dict[str, Any]] = field(default_factory=list)
     tool: str = "fallthru"
     tool_version: str = ""
     version: int = SCHEMA_VERSION

@@ -1,4 +1,4 @@
-"""Tracing from Python: ``with Session(mounts=["/mnt"]) as s: ...; s.table()``.
+"""Tracing from Python: ``with Session(mount="/mnt") as s: ...; s.frame()``.
 
 A thread fetches what the kernel delivers as raw bytes; they become rows only when
 somebody asks.
@@ -10,6 +10,7 @@ import os
 import threading
 import time
 from collections.abc import Sequence
+from dataclasses import asdict
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
@@ -18,9 +19,11 @@ from overlay.errors import UsageError
 from overlay.text import printable
 from tracer.backend import Backend, Tracepoints, clock_offset
 from tracer.program import Filters
+from tracer.selection import Selection
 from tracer.unions import Cgroups, Unions, cgroup_root, union_devices
 
 if TYPE_CHECKING:
+    import pandas as pd
     import pyarrow as pa
 
     from tracer.records import Batch
@@ -30,6 +33,8 @@ if TYPE_CHECKING:
 # probes does, and by then these are at work.
 
 __all__ = ["Session"]
+
+StrPath = str | os.PathLike[str]
 
 #: How long (s) records wait in the ring, unless something urgent comes.
 _INTERVAL = 0.05
@@ -59,8 +64,9 @@ class Session:
     """Records copyups from ``with`` to its end.
 
     ``mounts``: paths in the unions to trace (default: all on the machine, also those
-    mounted meanwhile); ``pids``: processes, with all their descendants; ``cgroup``: a
-    cgroup2 directory, with all below it.  All conditions given must hold.
+    mounted meanwhile), ``mount``: one such path; ``pids``: processes, with all their
+    descendants; ``cgroup``: a cgroup2 directory, with all below it; ``selection``: what is
+    kept of the spans that the kernel delivers.  All conditions given must hold.
 
     Raises :class:`~overlay.errors.UsageError` for a mount or cgroup that is none, and
     on entering the errors of :func:`tracer.program.build`.
@@ -68,15 +74,18 @@ class Session:
 
     def __init__(
         self,
-        mounts: Sequence[str | os.PathLike[str]] = (),
+        mounts: Sequence[StrPath] = (),
         pids: Sequence[int] = (),
         cgroup: str | None = None,
         *,
+        mount: StrPath | None = None,
+        selection: Selection | None = None,
         command: Sequence[str] = (),
     ) -> None:
-        self._mounts = [os.fspath(mount) for mount in mounts]
+        self._mounts = [os.fspath(one) for one in (*mounts, *([mount] if mount else []))]
         self._pids = list(pids)
         self._cgroup = cgroup
+        self._selection = selection or Selection()
         self._command = list(command)
         self._backend: Backend | None = None
         self._raw: list[bytes] = []
@@ -203,6 +212,7 @@ class Session:
             mount_name=self._unions.name,
             cgroup_name=self._cgroups.name,
         )
+        table = self._selection.apply(table)
         self._spans += table.num_rows
         return table
 
@@ -213,6 +223,13 @@ class Session:
         self._tables.append(self.drain())
         self._tables = [pa.concat_tables(self._tables)]
         return self._tables[0]
+
+    def frame(self) -> pd.DataFrame:
+        """What :meth:`table` gives, as a pandas frame (types: :mod:`tracer.frame`)."""
+        from tracer.frame import frame_of
+
+        table = self.table().unify_dictionaries()
+        return frame_of({name: table.column(name) for name in table.column_names})
 
     @property
     def lost(self) -> int:
@@ -239,6 +256,7 @@ class Session:
             "mounts": self._mounts,
             "pids": self._pids,
             "cgroup": self._cgroup,
+            **{name: value for name, value in asdict(self._selection).items() if value},
         }
         return RunMetadata(
             kernel=kernel.release,

@@ -14,6 +14,7 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 
+import tracer
 from overlay.errors import NoPrivilege, OperationFailed
 from tests.conftest import Layers
 from tests.fsimages import tmpfs
@@ -293,3 +294,35 @@ def test_a_union_nobody_can_find() -> None:
     assert unions.name(3) is None
     assert unions.name(4) is None
     assert unions.metadata() == {}
+
+
+def test_python_as_the_readme_has_it(mnt: Path) -> None:
+    """``tracer.Session(mount=…)`` and ``frame()``; a frame has the rows of the table."""
+    with tracer.Session(mount=mnt) as session:
+        for number in range(FILES):
+            os.chmod(mnt / f"f{number}", 0o600)
+    frame = session.frame()
+    assert sorted(frame["path"]) == sorted(f"/f{number}" for number in range(FILES))
+    assert frame["bytes"].sum() == sum(range(FILES))
+    assert (frame["mount"] == str(mnt)).all()
+    assert list(frame.columns) == SCHEMA.names
+
+
+def test_the_session_keeps_what_was_selected(mnt: Path) -> None:
+    """What the probes cannot filter is left out before anybody counts it."""
+    selection = tracer.Selection(under="/f1", uids=(os.getuid(),))
+    with tracer.Session(mount=mnt, selection=selection) as session:
+        for number in range(FILES):
+            os.chmod(mnt / f"f{number}", 0o600)
+    assert [row["path"] for row in rows(session.table())] == ["/f1"]
+    metadata = session.metadata()
+    assert metadata.spans == 1
+    assert metadata.filters["under"] == "/f1"
+
+
+def test_importing_the_tracer_is_cheap() -> None:
+    code = "import sys, tracer; tracer.Session(); print(*sys.modules)"
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=REPOSITORY, capture_output=True, text=True, check=True
+    )
+    assert not {"pandas", "numpy", "pyarrow", "bcc"} & set(done.stdout.split())
