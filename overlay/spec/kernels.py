@@ -26,7 +26,7 @@ from overlay.spec.command import CommandTarget
 from overlay.spec.runner import Result
 from overlay.spec.targets import Target, parse_target
 
-__all__ = ["HOST", "KERNELS", "Request", "run"]
+__all__ = ["HOST", "KERNELS", "Request", "command", "results", "run"]
 
 HOST: Final = "host"
 #: The kernels that scripts/vm knows, besides the running one.
@@ -59,9 +59,8 @@ def run(kernel: str, request: Request) -> list[Result]:
             "other kernels are run by scripts/vm, which comes with the sources only",
             hint="run fallthru from a checkout: scripts/setup",
         )
-    inside = ("python", "-m", __name__, json.dumps(asdict(request)))
     done = subprocess.run(
-        (_VM, "run", "--timeout", str(_PATIENCE), kernel, "--", *inside),
+        (_VM, "run", "--timeout", str(_PATIENCE), kernel, "--", *command(request)),
         stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,
@@ -70,7 +69,17 @@ def run(kernel: str, request: Request) -> list[Result]:
     )
     if done.returncode != 0:
         raise _why(kernel, done.returncode, done.stderr)
-    return [_labelled(_parse(line), kernel) for line in done.stdout.splitlines()]
+    return results(kernel, done.stdout)
+
+
+def command(request: Request) -> tuple[str, ...]:
+    """What to run in a guest, in this checkout, to have ``request`` judged."""
+    return ("python", "-m", __name__, json.dumps(asdict(request)))
+
+
+def results(kernel: str, printed: str) -> list[Result]:
+    """The results that :func:`command` printed in the guest called ``kernel``."""
+    return [_labelled(_parse(line), kernel) for line in printed.splitlines()]
 
 
 def _labelled(result: Result, kernel: str) -> Result:
@@ -102,8 +111,8 @@ def _main(arguments: Sequence[str]) -> None:
     how = {name: fields[name] for name in ("shuffle", "bottom_fs", "top_fs")}
     judge = partial(_judge, clauses, how)
     with multiprocessing.get_context("fork").Pool(os.cpu_count()) as pool:
-        for results in pool.imap(judge, targets):
-            for result in results:
+        for judged in pool.imap(judge, targets):
+            for result in judged:
                 print(json.dumps(asdict(result)))
 
 

@@ -1,4 +1,4 @@
-"""The command scripts/vm: list, setup, run."""
+"""The command scripts/vm: list, setup, run, serve."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from . import machines
 from .errors import Lacks, VmError
 from .jobs import run
+from .serving import serve
 
 __all__ = ["main"]
 
@@ -28,6 +29,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     running.add_argument("--memory", default="2G", metavar="SIZE", help="such as 2G (default)")
     running.add_argument("kernel", metavar="KERNEL")
     running.add_argument("command", nargs="+", metavar="CMD", help="after --")
+    serving = verbs.add_parser(
+        "serve",
+        help="boot once, run the commands that come on standard input",
+        description='A request is a line, {"command": ["CMD", ...], "timeout": SECONDS}; so is '
+        'its answer, {"status": CODE, "stdout": BASE64, "stderr": BASE64}.',
+    )
+    serving.add_argument("--memory", default="2G", metavar="SIZE")
+    serving.add_argument("kernel", metavar="KERNEL")
     chosen = parser.parse_args(arguments)
     # As an exception, so that the machine is ended and its files are removed.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
@@ -43,7 +52,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         machine = machines.named(chosen.kernel)
         if not machine.ready():
             raise Lacks(f"{machine.name} is not built yet: scripts/vm setup {machine.name}")
-        return run(machine.start(chosen.memory), chosen.command, timeout=chosen.timeout)
+        start = machine.start(chosen.memory)
+        if chosen.verb == "serve":
+            serve(start, sys.stdin, sys.stdout)
+            return 0
+        return run(start, chosen.command, timeout=chosen.timeout)
     except VmError as error:
         print(f"vm: {error}", file=sys.stderr)
         return error.exit_code

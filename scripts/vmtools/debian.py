@@ -141,10 +141,16 @@ def _apt(suite: str) -> Iterator[Path]:
                 # The cache may be below a home directory, where apt's own user can't go.
                 f'APT::Sandbox::User "{"root" if os.geteuid() == 0 else ""}";\n'
                 'Acquire::Languages "none";\n'
-                'Acquire::Retries "3";\n',
+                'Acquire::Retries "3";\n'
+                'Acquire::http::Timeout "20";\n'
+                # Else a failed download of the lists is a warning.
+                'APT::Update::Error-Mode "any";\n',
                 "utf-8",
             )
-            succeed(("apt-get", "-c", configuration, "update", "-qq"))
+            try:
+                succeed(("apt-get", "-c", configuration, "update", "-qq"))
+            except VmError as error:
+                raise Lacks(f"packages of Debian's {suite} are out of reach: {error}") from None
             yield configuration
         finally:
             shutil.rmtree(place, ignore_errors=True)

@@ -21,7 +21,7 @@ from typing import BinaryIO
 
 from .errors import GuestDied
 
-__all__ = ["CHECKOUT", "TIMED_OUT", "Start", "run"]
+__all__ = ["CHECKOUT", "TIMED_OUT", "Start", "last_words", "machine", "prepare", "run"]
 
 #: The checkout that this file belongs to.
 CHECKOUT = Path(__file__).resolve().parent.parent.parent
@@ -45,14 +45,12 @@ def run(start: Start, command: Sequence[str], *, timeout: float) -> int:
     """
     with tempfile.TemporaryDirectory(prefix="fallthru-vm-") as name:
         job = Path(name)
-        (job / "command").write_bytes(os.fsencode(_script(command)))
-        for stream in ("stdout", "stderr"):
-            (job / stream).touch()
-        with _machine(start(job), job) as machine, _follow(job) as copy:
+        prepare(job, command)
+        with machine(start(job), job) as running, _follow(job) as copy:
             deadline = time.monotonic() + timeout
             while True:
                 try:
-                    machine.wait(0.1)
+                    running.wait(0.1)
                     break
                 except subprocess.TimeoutExpired:
                     copy()
@@ -61,6 +59,13 @@ def run(start: Start, command: Sequence[str], *, timeout: float) -> int:
                     return TIMED_OUT
             copy()
         return _status(job)
+
+
+def prepare(job: Path, command: Sequence[str]) -> None:
+    """Put the files of a job into its directory."""
+    (job / "command").write_bytes(os.fsencode(_script(command)))
+    for stream in ("stdout", "stderr"):
+        (job / stream).touch()
 
 
 def _script(command: Sequence[str]) -> str:
@@ -75,12 +80,12 @@ def _script(command: Sequence[str]) -> str:
 
 
 @contextmanager
-def _machine(
+def machine(
     words: Sequence[str | os.PathLike[str]], job: Path
 ) -> Iterator[subprocess.Popen[bytes]]:
     """The running machine, in a session of its own that is killed at the end."""
     with (job / "console").open("wb") as console:
-        machine = subprocess.Popen(
+        started = subprocess.Popen(
             words,
             stdin=subprocess.DEVNULL,
             stdout=console,
@@ -90,18 +95,18 @@ def _machine(
     # Ends the session, and the job's files, when this process dies without a word.  A death
     # signal would reach the first process only, and user-mode Linux has several.
     keeper = subprocess.Popen(
-        ("sh", "-c", _KEEPER, "keeper", str(machine.pid), job),
+        ("sh", "-c", _KEEPER, "keeper", str(started.pid), job),
         stdin=subprocess.PIPE,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
         start_new_session=True,
     )
     try:
-        yield machine
+        yield started
     finally:
         with suppress(ProcessLookupError):
-            os.killpg(machine.pid, signal.SIGKILL)
-        machine.wait()
+            os.killpg(started.pid, signal.SIGKILL)
+        started.wait()
         keeper.kill()
         keeper.communicate()
 
@@ -129,8 +134,11 @@ def _status(job: Path) -> int:
     try:
         return int((job / "status").read_text())
     except (OSError, ValueError):
-        console = (job / "console").read_text("utf-8", "replace").strip().splitlines()
-        last = "\n  ".join(console[-12:]) or "it said nothing"
-        raise GuestDied(
-            f"the guest died before its command ended; its last words:\n  {last}"
-        ) from None
+        raise GuestDied(last_words(job)) from None
+
+
+def last_words(job: Path) -> str:
+    """What to say of a guest that died: the end of its console."""
+    console = (job / "console").read_text("utf-8", "replace").strip().splitlines()
+    last = "\n  ".join(console[-12:]) or "it said nothing"
+    return f"the guest died before its command ended; its last words:\n  {last}"

@@ -31,8 +31,9 @@ class Machine:
             uml.build(self.suite)
             return
         debian.require("qemu-system-x86_64")
-        qemu.build_root()
+        # First, because it finds out sooner when there is no network.
         qemu.build_kernel(self.name, self.suite)
+        qemu.build_root()
 
     def ready(self) -> bool:
         """Whether everything is built, from today's recipes."""

@@ -21,8 +21,7 @@ _MODPROBE = '#!/bin/sh\nexec modprobe -d /run/tree "$@"\n'
 
 
 def _inputs(suite: str) -> object:
-    ours = [(_GUEST / name).read_text("utf-8") for name in ("init-uml", "run.sh")]
-    return [suite, debian.MIRROR, _MODPROBE, *ours]
+    return [suite, debian.MIRROR, _MODPROBE]
 
 
 def find(suite: str) -> Path | None:
@@ -31,7 +30,7 @@ def find(suite: str) -> Path | None:
 
 
 def build(suite: str) -> Path:
-    """The tree: ``linux``, ``busybox``, ``lib/modules``, ``modprobe``, ``init``, ``release``."""
+    """The tree: ``linux``, ``busybox``, ``lib/modules``, ``modprobe``, ``release``."""
     debian.require("depmod")
 
     def fill(tree: Path) -> None:
@@ -50,9 +49,6 @@ def build(suite: str) -> Path:
         (tree / "release").write_text(release + "\n", "utf-8")
         (tree / "modprobe").write_text(_MODPROBE, "utf-8")
         (tree / "modprobe").chmod(0o755)
-        shutil.copy(_GUEST / "init-uml", tree / "init")
-        (tree / "init").chmod(0o755)
-        shutil.copy(_GUEST / "run.sh", tree / "run.sh")
 
     return store.cached(_NAME, _inputs(suite), fill)
 
@@ -61,6 +57,8 @@ def start(tree: Path, memory: str) -> Start:
     """How to start the machine whose files are in ``tree``."""
 
     def words(job: Path) -> list[str | os.PathLike[str]]:
+        for name in ("init-uml", "run.sh"):
+            shutil.copy(_GUEST / name, job)
         return [
             tree / "linux",
             f"mem={memory}",
@@ -70,7 +68,7 @@ def start(tree: Path, memory: str) -> Start:
             "ro",
             "quiet",
             "panic=-1",
-            f"init={tree}/init",
+            f"init={job}/init-uml",
             f"vm_tree={tree}",
             f"vm_job={job}",
             f"vm_checkout={CHECKOUT}",

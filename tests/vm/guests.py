@@ -4,14 +4,28 @@ FALLTHRU_VM   (unset)   tests run in the guests that `scripts/vm list` calls rea
               1         user-mode Linux and Debian's 6.12 are built when they are missing
               all       so are all others
               0         no guest is started
+
+A kernel is booted once for all tests: `in_guest` runs a command in the guest that is up,
+where it has mounts of its own, empty /tmp, /var/tmp and /dev/shm, and finds no process of
+a command before it.  Only tests about booting, dying and time limits take `in_fresh_guest`.
+A boot under emulation takes 10 s and the compiling of probes 30 to 60 s, so let one command
+answer as many questions as it can, and keep its output for several tests (`functools.cache`,
+as `judged` does) rather than run it once for each.
+
+What cannot be had in bounded time is skipped with the reason, and asked for once only:
+builds that take longer than 10 minutes or lack the network, guests that do not come up in
+two minutes.
 """
 
 from __future__ import annotations
 
+import base64
 import functools
+import json
 import os
+import signal
 import subprocess
-from typing import Final
+from typing import Any, Final
 
 import pytest
 
@@ -19,21 +33,60 @@ from overlay.spec import kernels
 from overlay.spec.runner import Result
 from tests.running import REPOSITORY
 
-__all__ = ["VM", "in_guest", "judged", "need"]
+__all__ = ["VM", "end_guests", "in_fresh_guest", "in_guest", "judged", "need", "serving"]
 
 VM: Final = REPOSITORY / "scripts" / "vm"
 _BUILT_ON_DEMAND: Final = {"1": {"uml", "debian-6.12"}, "all": set(kernels.KERNELS)}
+_BUILDING: Final = 600  # seconds, on two cores it takes two minutes
+_BOOTING: Final = 120  # seconds, on two cores it takes 3 to 15
+_LACKS: Final = 3  # scripts/vm: something is missing, and the message says what
+_TIMED_OUT: Final = 124
+
+#: What runs the guests that are up.
+serving: dict[str, subprocess.Popen[str]] = {}
 
 
 def need(kernel: str) -> None:
     """Skip unless the guest ``kernel`` is there, or may be built."""
+    lacking = _lacking(kernel)
+    if lacking:
+        pytest.skip(f"needs: {lacking}")
+
+
+@functools.cache
+def _lacking(kernel: str) -> str:
     wish = os.environ.get("FALLTHRU_VM", "")
     if wish == "0":
-        pytest.skip("needs: guests (FALLTHRU_VM is 0)")
+        return "guests (FALLTHRU_VM is 0)"
     if kernel in _BUILT_ON_DEMAND.get(wish, set()):
-        subprocess.run((VM, "setup", kernel), check=True, timeout=900)
-    elif kernel not in _ready():
-        pytest.skip(f"needs: the kernel {kernel} (scripts/vm setup {kernel})")
+        return _cannot_build(kernel)
+    return "" if kernel in _ready() else f"the kernel {kernel} (scripts/vm setup {kernel})"
+
+
+def _cannot_build(kernel: str) -> str:
+    # In a session of its own, so that what it started ends with it.
+    with subprocess.Popen(
+        (VM, "setup", kernel), stderr=subprocess.PIPE, text=True, start_new_session=True
+    ) as setup:
+        try:
+            _, said = setup.communicate(timeout=_BUILDING)
+        except subprocess.TimeoutExpired:
+            os.killpg(setup.pid, signal.SIGKILL)
+            _reap(setup.pid)
+            return f"the kernel {kernel}, which could not be built in {_BUILDING} s"
+    if setup.returncode == _LACKS:
+        return f"the kernel {kernel}, which cannot be built here: {said.strip()}"
+    assert setup.returncode == 0, said
+    return ""
+
+
+def _reap(group: int) -> None:
+    """Wait for the orphans of a killed process group, which are ours (tests/conftest.py)."""
+    try:
+        while True:
+            os.waitpid(-group, 0)
+    except ChildProcessError:
+        pass
 
 
 @functools.cache
@@ -44,7 +97,48 @@ def _ready() -> frozenset[str]:
 
 
 def in_guest(kernel: str, *command: str, seconds: int = 300) -> subprocess.CompletedProcess[str]:
-    """The finished command, run in the guest; its exit code is scripts/vm's."""
+    """The finished command, run in the guest that all tests share; as `in_fresh_guest`."""
+    need(kernel)
+    if not _comes_up(kernel):
+        pytest.skip(f"needs: a machine on which {kernel} boots in {_BOOTING} s")
+    return _ask(kernel, command, seconds)
+
+
+@functools.cache
+def _comes_up(kernel: str) -> bool:
+    return _ask(kernel, ("true",), _BOOTING).returncode != _TIMED_OUT
+
+
+def _ask(kernel: str, command: tuple[str, ...], seconds: int) -> subprocess.CompletedProcess[str]:
+    if kernel not in serving:
+        serving[kernel] = subprocess.Popen(
+            (VM, "serve", kernel), stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        )
+    guest = serving[kernel]
+    assert guest.stdin is not None
+    assert guest.stdout is not None
+    guest.stdin.write(json.dumps({"command": command, "timeout": seconds}) + "\n")
+    guest.stdin.flush()
+    answer: dict[str, Any] = json.loads(guest.stdout.readline())
+    streams = (
+        base64.b64decode(answer[name]).decode(errors="surrogateescape")
+        for name in ("stdout", "stderr")
+    )
+    return subprocess.CompletedProcess(command, answer["status"], *streams)
+
+
+def end_guests() -> None:
+    """Shut down what is up: nothing may be left when the tests end."""
+    while serving:
+        _, guest = serving.popitem()
+        guest.communicate()
+    _comes_up.cache_clear()
+
+
+def in_fresh_guest(
+    kernel: str, *command: str, seconds: int = 300
+) -> subprocess.CompletedProcess[str]:
+    """The finished command, run in a guest of its own; its exit code is scripts/vm's."""
     need(kernel)
     return subprocess.run(
         (VM, "run", "--timeout", str(seconds), kernel, "--", *command),
@@ -60,5 +154,6 @@ def in_guest(kernel: str, *command: str, seconds: int = 300) -> subprocess.Compl
 @functools.cache
 def judged(kernel: str, targets: tuple[str, ...]) -> tuple[Result, ...]:
     """All clauses on ``targets`` in the guest: one run for all tests that ask."""
-    need(kernel)
-    return tuple(kernels.run(kernel, kernels.Request((), targets)))
+    done = in_guest(kernel, *kernels.command(kernels.Request((), targets)), seconds=600)
+    assert done.returncode == 0, done.stderr
+    return tuple(kernels.results(kernel, done.stdout))

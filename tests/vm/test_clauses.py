@@ -10,7 +10,7 @@ from overlay.spec import kernels
 from overlay.spec.runner import Result
 from overlay.spec.targets import DEFAULT_TARGETS
 from tests.running import fallthru
-from tests.vm.guests import judged, need
+from tests.vm.guests import in_guest, judged, need
 
 #: One target is enough to see that a kernel works at all; all of them take two minutes
 #: in QEMU, and half a minute under user-mode Linux.
@@ -90,10 +90,10 @@ def test_the_command_judges_in_the_guest() -> None:
 
 
 def test_what_memory_lacks_before_6_6_a_disk_has() -> None:
-    need("uml")
     ids = ("copyup.setxattr", "copyup.removexattr", "copyup.same-properties", "copyup.open.direct")
     request = kernels.Request(ids, ("kernel:document",), bottom_fs="ext4", top_fs="ext4")
-    results = kernels.run("uml", request)
+    done = in_guest("uml", *kernels.command(request))
+    results = kernels.results("uml", done.stdout)
     assert {result.id: result.status for result in results} == dict.fromkeys(ids, "kept")
 
 

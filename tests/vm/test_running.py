@@ -6,21 +6,28 @@ import os
 import select
 import signal
 import subprocess
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from tests.running import REPOSITORY
-from tests.vm.guests import VM, in_guest, need
+from tests.vm.guests import VM, end_guests, in_fresh_guest, in_guest, need, serving
 
 GUESTS = ("uml", "debian-6.12")
 
 
-@pytest.mark.parametrize("kernel", GUESTS)
-def test_a_command_comes_back_whole(kernel: str) -> None:
+@pytest.mark.parametrize(
+    ("run", "kernel"),
+    [(in_fresh_guest, "uml"), (in_guest, "uml"), (in_guest, "debian-6.12")],
+    ids=["fresh uml", "shared uml", "shared debian-6.12"],
+)
+def test_a_command_comes_back_whole(
+    run: Callable[..., subprocess.CompletedProcess[str]], kernel: str
+) -> None:
     """Words, bytes, both streams and the exit code arrive as they are."""
     script = r"""printf '%s|' "$@"; printf '\377\n'; echo trouble >&2; exit 37"""
-    done = in_guest(kernel, "sh", "-c", script, "sh", "two words", "quo'te", "")
+    done = run(kernel, "sh", "-c", script, "sh", "two words", "quo'te", "")
     assert done.stdout == "two words|quo'te||\udcff\n"
     assert done.stderr == "trouble\n"
     assert done.returncode == 37
@@ -37,19 +44,49 @@ def test_the_guest_is_another_kernel_on_a_read_only_checkout(kernel: str) -> Non
 
 
 @pytest.mark.parametrize("kernel", GUESTS)
+def test_commands_find_nothing_of_those_before(kernel: str) -> None:
+    mess = "touch /tmp/left /run/fallthru/left; mount -t tmpfs left /mnt; sleep 1000 & echo $!"
+    first = in_guest(kernel, "sh", "-c", f"{mess}; cat /proc/sys/kernel/random/boot_id")
+    pid, boot = first.stdout.split()
+    look = "ls /tmp /run/fallthru; grep left /proc/mounts; cat /proc/sys/kernel/random/boot_id"
+    second = in_guest(kernel, "sh", "-c", f"{look}; test -e /proc/{pid}")
+    assert "left" not in second.stdout
+    assert second.stdout.splitlines()[-1] == boot  # nothing to boot for
+    assert second.returncode == 1
+
+
+CRASH = "echo 1 >/proc/sys/kernel/sysrq; echo c >/proc/sysrq-trigger; sleep 1000"
+
+
+@pytest.mark.parametrize("kernel", GUESTS)
 def test_a_panic_ends_the_guest(kernel: str) -> None:
     """It must not wait for the time limit."""
-    crash = "echo 1 >/proc/sys/kernel/sysrq; echo c >/proc/sysrq-trigger"
-    done = in_guest(kernel, "sh", "-c", f"{crash}; sleep 1000")
+    done = in_fresh_guest(kernel, "sh", "-c", CRASH)
     assert done.returncode == 5
     assert "the guest died" in done.stderr
 
 
-@pytest.mark.parametrize("kernel", GUESTS)
-def test_time_runs_out(kernel: str) -> None:
-    done = in_guest(kernel, "sleep", "1000", seconds=15)
-    assert done.returncode == 124
-    assert _orphans_end() > 0 or kernel != "uml"
+def test_a_shared_guest_that_died_is_started_again() -> None:
+    died = in_guest("uml", "sh", "-c", f"echo started; {CRASH}")
+    assert (died.returncode, died.stdout) == (5, "started\n")
+    assert "the guest died" in died.stderr
+    late = in_guest("uml", "sh", "-c", "echo started; sleep 1000", seconds=10)
+    assert late.returncode == 124
+    assert in_guest("uml", "echo", "here").stdout == "here\n"
+
+
+def test_shared_guests_end_when_told() -> None:
+    assert in_guest("uml", "true").returncode == 0
+    guests = [guest.pid for guest in serving.values()]
+    machines = [pid for guest in guests for pid in _descendants(guest)]
+    end_guests()
+    assert _orphans_end() >= 0
+    assert not [pid for pid in machines if Path(f"/proc/{pid}").exists()]
+
+
+def test_time_runs_out() -> None:
+    assert in_fresh_guest("uml", "sleep", "1000", seconds=6).returncode == 124
+    assert _orphans_end() > 0
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
@@ -66,10 +103,13 @@ def test_no_machine_outlives_its_command(number: int) -> None:
 
 
 def _descendants(pid: int) -> list[int]:
-    found, pending = [], [pid]
+    """All processes below ``pid``, without the guests that other tests use."""
+    shared = {guest.pid for guest in serving.values()} - {pid}
+    found: list[int] = []
+    pending = [pid]
     while pending:
         for task in Path(f"/proc/{pending.pop()}/task").glob("*/children"):
-            children = [int(child) for child in task.read_text().split()]
+            children = {int(child) for child in task.read_text().split()} - shared
             found += children
             pending += children
     return found
