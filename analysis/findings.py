@@ -13,23 +13,12 @@ import pandas as pd
 
 from analysis import stats
 from analysis.units import human_time, label
+from analysis.waste import ATTRIBUTE_OPS, repeats
 from overlay.text import human_bytes
 
-__all__ = ["ATTRIBUTE_OPS", "Finding", "findings"]
+__all__ = ["Finding", "findings"]
 
 Frame = pd.DataFrame
-
-#: System calls that change no data: copying a file's data up for them is avoidable.
-ATTRIBUTE_OPS = frozenset(
-    {
-        *("chmod", "fchmod", "fchmodat", "fchmodat2"),
-        *("chown", "lchown", "fchown", "fchownat"),
-        *("utime", "utimes", "futimesat", "utimensat"),
-        *("setxattr", "lsetxattr", "fsetxattr", "setxattrat"),
-        *("removexattr", "lremovexattr", "fremovexattr", "removexattrat"),
-        *("link", "linkat", "rename", "renameat", "renameat2"),
-    }
-)
 
 #: From this share on something is called the main thing.
 _MAINLY = 0.4
@@ -134,19 +123,14 @@ def _few_files(frame: Frame) -> Finding | None:
 
 
 def _repeated(frame: Frame) -> Finding | None:
-    """The same path copied up again: it was deleted or replaced in between.
-
-    Data that follows metadata copied up before is no repetition.
-    """
-    whole = frame[(frame["ftype"] == "file") & (frame["how"] != "metacopy")]
-    counts = whole["path"].value_counts()
-    again = counts[counts > 1]
+    """The same path copied up again: it was deleted or replaced in between."""
+    again = frame.loc[repeats(frame), "path"].value_counts()
     if again.empty:
         return None
     return Finding(
         f"{len(again):,} files were copied up more than once.",
-        f"{int((again - 1).sum()):,} copyups repeat earlier ones, most often "
-        f"{label(again.index[0], 60)} ({int(again.iloc[0]):,} times).",
+        f"{int(again.sum()):,} copyups repeat earlier ones, most often "
+        f"{label(again.index[0], 60)} ({int(again.iloc[0]) + 1:,} times).",
     )
 
 

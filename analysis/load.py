@@ -1,22 +1,23 @@
 """Reading trace directories: any number of them into one typed frame, with what was lost.
 
 The columns of the frame are those of :data:`tracer.schema.SCHEMA`, typed as
-:mod:`tracer.frame` says, plus ``run``, a category: which trace the span is from.
+:mod:`tracer.frame` says, plus two categories: ``run``, which trace the span is from, and
+``host``, where it was recorded.
 """
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 import pandas as pd
 import pyarrow as pa
 
-from overlay.errors import UsageError
+from overlay.errors import OperationFailed, UsageError
 from overlay.text import printable
-from tracer.frame import frame_of
+from tracer.frame import Columns, category, frame_of
 from tracer.parts import (
     NewerTrace,
     NotATrace,
@@ -34,11 +35,16 @@ __all__ = [
     "NewerTrace",
     "NotATrace",
     "Run",
+    "TooLarge",
     "Trace",
     "UnreadableTrace",
     "load",
     "load_metadata",
 ]
+
+
+class TooLarge(OperationFailed):
+    """The spans do not fit in memory at once."""
 
 
 @dataclass(frozen=True)
@@ -62,6 +68,14 @@ class Run:
     metadata: RunMetadata
     parts: int = 0
     spans: int = 0
+
+    @property
+    def host(self) -> str:
+        """The partition ``host=…`` that the run lies in, or else the host that recorded it."""
+        for name in reversed(self.path.split("/")):
+            if name.startswith("host="):
+                return printable(name.removeprefix("host="))
+        return self.metadata.hostname
 
 
 @dataclass(frozen=True, eq=False)
@@ -90,40 +104,71 @@ class _Found:
     path: str
     parts: list[str]
     metadata: list[RunMetadata] = field(default_factory=list)
-    tables: list[pa.Table] = field(default_factory=list)
+    spans: int = 0
     damage: list[Damage] = field(default_factory=list)
 
 
 def load(paths: StrPath | Iterable[StrPath], *, columns: Sequence[str] | None = None) -> Trace:
     """Read traces: a trace directory, a directory of traces, a part, a glob, or several.
 
-    All parts in one directory are one run, named after the directory.
-    ``columns`` limits what is read (``run`` is always there).  Parts that cannot be
-    read are left out and listed in :attr:`Trace.damage`, as is a finished trace
-    that holds fewer spans than it says.
+    All parts in one directory are one run, named after the directory; directories may be
+    partitions (``host=web1/run=7``).  ``columns`` limits what is read (``run`` is always
+    there).  Parts that cannot be read are left out and listed in :attr:`Trace.damage`, as is a
+    finished trace that holds fewer spans than it says.
 
-    Raises :class:`NotATrace`, :class:`NewerTrace`, :class:`UnreadableTrace`.
+    Raises :class:`NotATrace`, :class:`NewerTrace`, :class:`UnreadableTrace`, and
+    :class:`TooLarge` for more spans than fit in memory: :func:`batches` reads those.
     """
     names = _wanted(columns)
-    found = [_read(one, names) for one in _found(paths)]
+    found = _found(paths)
+    made = Columns(names)
+    try:
+        for one in found:
+            for table in _tables(one, names):
+                made.add(table)
+        frame = pd.DataFrame(made.series(), copy=False)
+    except MemoryError as error:
+        raise TooLarge(
+            "the trace does not fit in memory",
+            hint="load fewer columns, or summarise it part by part (analysis.fleet)",
+        ) from error
     runs = _runs(found)
-    damage = [item for one in found for item in one.damage]
-    tables = [table for one in found for table in one.tables]
-    sizes = [table.num_rows for one in found for table in one.tables]
-    codes = [number for number, one in enumerate(found) for _ in one.tables]
-    table = pa.concat_tables(tables).unify_dictionaries()
-    del tables
-    for one in found:
-        one.tables.clear()  # the joined table keeps the buffers alive; nothing else should
-    loaded = {name: table.column(name) for name in table.column_names}
-    del table
-    frame = frame_of(loaded)
-    run = pd.Categorical.from_codes(
-        np.repeat(np.asarray(codes, dtype="int32"), sizes),
-        categories=pd.Index([run.name for run in runs], dtype=object),
-    )
-    frame.insert(0, "run", pd.Series(run, index=frame.index))
-    return Trace(frame, runs, tuple(damage))
+    _name(frame, runs, host=columns is None or "host" in columns)
+    return Trace(frame, runs, tuple(item for one in found for item in one.damage))
+
+
+def batches(
+    paths: StrPath | Iterable[StrPath], *, columns: Sequence[str] | None = None
+) -> Iterator[Trace]:
+    """The spans that :func:`load` reads, one part at a time: for traces larger than memory.
+
+    Every batch is of one run, under the name that :func:`load` gives it; damage comes with the
+    last one of its run.  ``trace record`` closes a part at 262,144 spans, about 50 MB as a frame.
+    Raises what :func:`load` raises.
+    """
+    names = _wanted(columns)
+    every = _found(paths)
+    for found, label in zip(every, _labels([one.path for one in every]), strict=True):
+        tables = _tables(found, names)
+        table = next(tables, None)
+        while table is not None:
+            following = next(tables, None)
+            run = dataclasses.replace(_run(found, label), spans=table.num_rows)
+            frame = frame_of(table)
+            _name(frame, (run,), host=columns is None or "host" in columns)
+            yield Trace(frame, (run,), tuple(found.damage) if following is None else ())
+            table = following
+
+
+def _name(frame: pd.DataFrame, runs: Sequence[Run], *, host: bool) -> None:
+    """Say in ``frame`` which run each span is of, and which host."""
+    numbers = np.arange(len(runs), dtype=np.min_scalar_type(-len(runs)))
+    codes = np.repeat(numbers, [run.spans for run in runs])
+    frame.insert(0, "run", pd.Series(category(codes, [run.name for run in runs])))
+    if host:
+        hosts = list(dict.fromkeys(run.host for run in runs))
+        places = np.array([hosts.index(run.host) for run in runs], dtype=codes.dtype)
+        frame.insert(1, "host", pd.Series(category(places[codes], hosts)))
 
 
 def load_metadata(paths: StrPath | Iterable[StrPath]) -> tuple[Run, ...]:
@@ -131,13 +176,17 @@ def load_metadata(paths: StrPath | Iterable[StrPath]) -> tuple[Run, ...]:
 
     Raises the same errors as :func:`load`.
     """
-    return _runs([_read(one, None) for one in _found(paths)])
+    found = _found(paths)
+    for one in found:
+        for _ in _tables(one, None):
+            pass
+    return _runs(found)
 
 
 def _wanted(columns: Sequence[str] | None) -> list[str]:
     if columns is None:
         return list(SCHEMA.names)
-    unknown = sorted(set(columns) - set(SCHEMA.names) - {"run"})
+    unknown = sorted(set(columns) - set(SCHEMA.names) - {"run", "host"})
     if unknown:
         raise UsageError(
             f"a trace has no column {', '.join(map(printable, unknown))}",
@@ -151,8 +200,8 @@ def _found(paths: StrPath | Iterable[StrPath]) -> list[_Found]:
     return [_Found(directory, parts) for directory, parts in discover(paths).items()]
 
 
-def _read(found: _Found, names: list[str] | None) -> _Found:
-    """Read the parts of one run, or only their metadata when ``names`` is None.
+def _tables(found: _Found, names: list[str] | None) -> Iterator[pa.Table]:
+    """The parts of one run as tables; when ``names`` is None only their metadata is read.
 
     Part by part, not as one data set: a damaged part must cost only itself.
     """
@@ -168,7 +217,8 @@ def _read(found: _Found, names: list[str] | None) -> _Found:
         else:
             found.metadata.append(metadata)
             if table is not None:
-                found.tables.append(table)
+                found.spans += table.num_rows
+                yield table
     if not found.metadata:
         reason = found.damage[0].reason
         if foreign == len(found.parts):
@@ -182,7 +232,6 @@ def _read(found: _Found, names: list[str] | None) -> _Found:
         )
     if names is not None:
         _check_count(found)
-    return found
 
 
 def _check_count(found: _Found) -> None:
@@ -190,10 +239,9 @@ def _check_count(found: _Found) -> None:
     merged = _merge(found.metadata)
     if merged.ended_ns is None or found.damage or set(found.parts) != set(siblings(found.path)):
         return
-    have = sum(table.num_rows for table in found.tables)
-    want = merged.spans - merged.removed
-    if have < want:
-        found.damage.append(Damage(found.path, f"{want - have} of {want} spans are missing"))
+    if found.spans < merged.spans:
+        missing = f"{merged.spans - found.spans} of {merged.spans} spans are missing"
+        found.damage.append(Damage(found.path, missing))
 
 
 def _merge(parts: Sequence[RunMetadata]) -> RunMetadata:
@@ -210,16 +258,12 @@ def _merge(parts: Sequence[RunMetadata]) -> RunMetadata:
 
 def _runs(found: Sequence[_Found]) -> tuple[Run, ...]:
     labels = _labels([one.path for one in found])
-    return tuple(
-        Run(
-            name=label,
-            path=one.path,
-            metadata=_merge(one.metadata),
-            parts=len(one.metadata),
-            spans=sum(table.num_rows for table in one.tables),
-        )
-        for one, label in zip(found, labels, strict=True)
-    )
+    return tuple(_run(one, label) for one, label in zip(found, labels, strict=True))
+
+
+def _run(found: _Found, label: str) -> Run:
+    merged = _merge(found.metadata)
+    return Run(label, found.path, merged, parts=len(found.metadata), spans=found.spans)
 
 
 def _labels(paths: Sequence[str]) -> list[str]:

@@ -12,10 +12,12 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from analysis.order import ordered
 from overlay.errors import UsageError
 from tracer.schema import PHASES
 
@@ -23,8 +25,11 @@ __all__ = [
     "KEYS",
     "PERCENTILES",
     "SIZE_CLASSES",
+    "bytes_moved",
+    "coded_paths",
     "copyups",
     "directory",
+    "grouped",
     "overview",
     "phases",
     "size_class",
@@ -53,6 +58,7 @@ SIZE_CLASSES: Mapping[str, float] = {
 
 Frame = pd.DataFrame
 Column = pd.Series
+Codes = npt.NDArray[np.integer[Any]]
 
 
 def _column(name: str) -> Callable[[Frame, int], Column[Any]]:
@@ -68,7 +74,7 @@ KEYS: Mapping[str, Callable[[Frame, int], Column[Any]]] = {
     **{
         name: _column(name)
         for name in (
-            *("run", "kind", "op", "how", "ftype", "mount", "backend"),
+            *("run", "host", "kind", "op", "how", "ftype", "mount", "backend"),
             *("cgroup", "uid", "pid", "errno"),
         )
     },
@@ -76,8 +82,9 @@ KEYS: Mapping[str, Callable[[Frame, int], Column[Any]]] = {
 
 
 def copyups(frame: Frame) -> Frame:
-    """The copyup spans alone."""
-    return frame[frame["kind"] == "copyup"]
+    """The copyup spans alone; ``frame`` itself if there are no others."""
+    mine = (frame["kind"] == "copyup").to_numpy()
+    return frame if mine.all() else frame[mine]
 
 
 def size_class(size: Column[Any]) -> Column[Any]:
@@ -109,49 +116,95 @@ def directory(path: Column[Any], depth: int = 2) -> Column[Any]:
     return pd.Series(values, index=path.index, name="directory")
 
 
+def grouped(frame: Frame, by: str | Sequence[str], depth: int = 2) -> tuple[Codes, pd.Index[Any]]:
+    """Which group each span is in, and the groups: of :data:`KEYS` names or columns.
+
+    Groups without spans are left out; spans whose key is null are the group null.
+    """
+    names = [by] if isinstance(by, str) else list(by)
+    unknown = [name for name in names if name not in KEYS and name not in frame.columns]
+    if unknown:
+        raise UsageError(f"no such group: {unknown[0]}", hint=f"there are: {', '.join(KEYS)}")
+    keys = [
+        (KEYS[name](frame, depth) if name in KEYS else frame[name]).rename(name) for name in names
+    ]
+    if len(keys) == 1 and isinstance(keys[0].dtype, pd.CategoricalDtype):
+        return _categories(keys[0])
+    groups = pd.DataFrame(index=frame.index).groupby(keys, observed=True, dropna=False, sort=True)
+    return groups.ngroup().to_numpy(), groups.size().index
+
+
+def _categories(key: Column[Any]) -> tuple[Codes, pd.Index[Any]]:
+    """The groups of one category column, which is coded already: no hashing of spans."""
+    codes, size = key.cat.codes.to_numpy(), len(key.cat.categories)
+    there = np.flatnonzero(np.bincount(codes.astype(np.int64) % (size + 1), minlength=size + 1))
+    narrow = np.zeros(size + 1, dtype=np.min_scalar_type(-size - 1))
+    narrow[there] = np.arange(len(there))
+    values = pd.Categorical.from_codes(
+        np.where(there == size, -1, there),
+        categories=key.cat.categories,
+        ordered=bool(key.cat.ordered),
+    )
+    return narrow[codes], pd.CategoricalIndex(values, name=key.name)
+
+
 def summarise(frame: Frame, by: str | Sequence[str], *, depth: int = 2) -> Frame:
     """One row per group of :data:`KEYS` names, most time first (by size: smallest first).
 
-    ``depth`` is where ``directory`` cuts.  Groups without spans are left out; spans
-    whose key is null are the group null.  Columns: ``spans``; ``time``; ``share`` of the
-    whole time; ``bytes`` moved to the top (spans that do not tell count nothing;
-    ``untold`` is how many those are); ``p50``, ``p90``, ``p99``, ``max`` of a span's time;
-    ``errors``, spans whose system call failed.
+    Any other column of the frame groups, too.  ``depth`` is where ``directory`` cuts.  Groups
+    without spans are left out; spans whose key is null are the group null.  Columns: ``spans``;
+    ``time``; ``share`` of the whole time; ``bytes`` moved to the top (spans that do not tell count
+    nothing; ``untold`` is how many those are); ``p50``, ``p90``, ``p99`` of a span's time, with the
+    ends of their 95 % confidence intervals from order statistics (:mod:`analysis.order`) in
+    ``p50_low``, ``p50_high`` and so on, NaT where the group is too small to bound them;
+    ``max``; ``errors``, spans whose system call failed.
     """
-    names = [by] if isinstance(by, str) else list(by)
-    unknown = [name for name in names if name not in KEYS]
-    if unknown:
-        raise UsageError(f"no such group: {unknown[0]}", hint=f"there are: {', '.join(KEYS)}")
-    keys = [KEYS[name](frame, depth).rename(name) for name in names]
-    work = pd.DataFrame(
-        {
-            "dur": frame["dur"].astype("int64"),
-            "moved": frame["bytes"].fillna(0).astype("int64"),
-            "untold": frame["bytes"].isna(),
-            "failed": frame["errno"] != 0,
-        }
-    )
-    groups = work.groupby(keys, observed=True, dropna=False, sort=True)
-    found = groups.agg(
-        spans=("dur", "size"),
-        time=("dur", "sum"),
-        bytes=("moved", "sum"),
-        untold=("untold", "sum"),
-        max=("dur", "max"),
-        errors=("failed", "sum"),
-    )
-    whole = float(found["time"].sum())
-    found["share"] = found["time"] / whole if whole else 0.0
-    for name, value in PERCENTILES.items():
-        found[name] = groups["dur"].quantile(value).round()
-    for name in ("time", *PERCENTILES, "max"):
-        found[name] = pd.to_timedelta(found[name].astype("int64"), unit="ns")
-    found = found[
-        ["spans", "time", "share", "bytes", "untold", *PERCENTILES, "max", "errors"]
-    ].astype({"untold": "int64", "errors": "int64"})
-    if names == ["size"]:
-        return found
-    return found.sort_values(["time", "spans"], ascending=False, kind="stable")
+    codes, index = grouped(frame, by, depth)
+    count = len(index)
+    durations = ordered(frame["dur"].to_numpy().astype("int64"), codes, count)
+    moved, untold = bytes_moved(frame), frame["bytes"].isna().to_numpy()
+    found: dict[str, Any] = {
+        "spans": durations.counts,
+        "time": _times(durations.total()),
+        "share": durations.total() / max(float(durations.total().sum()), 1.0),
+        "bytes": _sums(moved, codes, count),
+        "untold": np.bincount(codes[untold], minlength=count),
+    }
+    for name, at in PERCENTILES.items():
+        found[name] = _times(durations.quantile(at))
+        found[f"{name}_low"], found[f"{name}_high"] = map(_times, durations.interval(at))
+    found["max"] = _times(durations.largest())
+    failed = frame["errno"].to_numpy() != 0
+    found["errors"] = np.bincount(codes[failed], minlength=count)
+    made = pd.DataFrame(found, index=index)
+    if by in ("size", ["size"]):
+        return made
+    return made.sort_values(["time", "spans"], ascending=False, kind="stable")
+
+
+def bytes_moved(frame: Frame) -> npt.NDArray[np.int64]:
+    """Bytes moved by each span, 0 where it does not tell."""
+    return frame["bytes"].to_numpy(dtype="int64", na_value=0)
+
+
+def coded_paths(path: Column[Any]) -> tuple[npt.NDArray[np.int32], pa.Array]:
+    """Paths as numbers, and the different paths that these stand for (none may be null)."""
+    coded = pa.chunked_array(pa.array(path, type=pa.string())).dictionary_encode()
+    joined = coded.combine_chunks()
+    return joined.indices.to_numpy(zero_copy_only=False), joined.dictionary
+
+
+def _sums(values: npt.NDArray[np.int64], codes: Codes, groups: int) -> npt.NDArray[np.int64]:
+    found = np.zeros(groups, np.int64)
+    np.add.at(found, codes, values)  # bincount would add in floating point
+    return found
+
+
+def _times(ns: npt.NDArray[Any]) -> pd.TimedeltaIndex:
+    """Nanoseconds as durations; NaN becomes NaT."""
+    known = np.isfinite(ns)
+    whole = np.where(known, np.round(ns), 0).astype("int64")
+    return pd.TimedeltaIndex(np.where(known, whole.view("m8[ns]"), np.timedelta64("NaT", "ns")))
 
 
 def phases(frame: Frame) -> Frame:
@@ -163,33 +216,38 @@ def phases(frame: Frame) -> Frame:
     spans that tell; ``p50``, ``p90``, ``p99``, ``max`` over the spans that tell.  ``other`` is
     what remains of spans that tell every phase.
     """
-    rows = {name: _phase(frame["dur"], frame[name]) for name in PHASES}
-    told = frame[list(PHASES)]
-    rest = frame["dur"] - told.sum(axis=1)
-    whole = told.notna().all(axis=1)
+    dur = frame["dur"].to_numpy().view("int64")
+    rest, whole = dur.copy(), np.ones(len(frame), bool)
+    rows = {}
+    for name in PHASES:
+        values = frame[name].to_numpy().view("int64")
+        known = frame[name].notna().to_numpy()
+        rows[name] = _phase(dur, values, known)
+        whole &= known
+        rest -= np.where(known, values, 0)
     # Never below nothing: phases are told by clocks read at slightly different moments.
-    rest = rest.mask(rest < pd.Timedelta(0), pd.Timedelta(0))
-    rows["other"] = _phase(frame["dur"], rest.where(whole))
+    rows["other"] = _phase(dur, np.maximum(rest, 0), whole)
     found = pd.DataFrame.from_dict(rows, orient="index").rename_axis("phase")
     for name in ("time", *PERCENTILES, "max"):
         found[name] = pd.to_timedelta(found[name], unit="ns")
     return found
 
 
-def _phase(dur: Column[Any], phase: Column[Any]) -> dict[str, Any]:
-    known = phase.notna().to_numpy()
-    values = phase.to_numpy()[known].astype("int64")
-    whole = int(dur.to_numpy()[known].astype("int64").sum())
-    time = int(values.sum())
-    marks = np.quantile(values, list(PERCENTILES.values())) if len(values) else [np.nan] * 3
+def _phase(
+    dur: npt.NDArray[np.int64], phase: npt.NDArray[np.int64], known: npt.NDArray[np.bool_]
+) -> dict[str, Any]:
+    if not known.all():
+        dur, phase = dur[known], phase[known]
+    whole, time = int(dur.sum()), int(phase.sum())
+    marks = np.quantile(phase, list(PERCENTILES.values())) if len(phase) else [np.nan] * 3
     return {
-        "known": len(values),
-        "unknown": len(phase) - len(values),
-        "happened": int((values > 0).sum()),
+        "known": len(phase),
+        "unknown": len(known) - len(phase),
+        "happened": int(np.count_nonzero(phase > 0)),
         "time": time,
         "share": time / whole if whole else np.nan,
         **{name: mark.round() for name, mark in zip(PERCENTILES, np.asarray(marks), strict=True)},
-        "max": float(values.max()) if len(values) else np.nan,
+        "max": float(phase.max()) if len(phase) else np.nan,
     }
 
 
@@ -201,14 +259,12 @@ def top_files(frame: Frame, count: int = 10) -> Frame:
     of its longest span.
     """
     named = frame[frame["path"].notna()]
-    coded = pa.chunked_array(pa.array(named["path"], type=pa.string())).dictionary_encode()
-    coded = coded.combine_chunks()
-    codes = coded.indices.to_numpy(zero_copy_only=False)
+    codes, paths = coded_paths(named["path"])
     dur = named["dur"].to_numpy().astype("int64")
-    total = np.bincount(codes, weights=dur, minlength=len(coded.dictionary))
+    total = np.bincount(codes, weights=dur, minlength=len(paths))
     best = np.argsort(-total, kind="stable")[:count]
     mine = np.isin(codes, best)
-    mine_paths = coded.dictionary.take(pa.array(codes[mine])).to_numpy(zero_copy_only=False)
+    mine_paths = paths.take(pa.array(codes[mine])).to_numpy(zero_copy_only=False)
     part = named[mine].reset_index(drop=True).assign(path=mine_paths)
     part = part.assign(bytes=part["bytes"].fillna(0).astype("int64"))
     groups = part.groupby("path", sort=False)

@@ -229,7 +229,7 @@ class Session:
         from tracer.frame import frame_of
 
         table = self.table().unify_dictionaries()
-        return frame_of({name: table.column(name) for name in table.column_names})
+        return frame_of(table)
 
     @property
     def lost(self) -> int:

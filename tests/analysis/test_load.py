@@ -10,7 +10,14 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from analysis.load import NewerTrace, NotATrace, UnreadableTrace, load, load_metadata
+from analysis.load import (
+    NewerTrace,
+    NotATrace,
+    UnreadableTrace,
+    batches,
+    load,
+    load_metadata,
+)
 from overlay.errors import UsageError
 from tests.analysis import synthetic
 from tests.analysis.synthetic import Workload
@@ -106,7 +113,7 @@ def test_an_empty_trace_loads(tmp_path: Path) -> None:
     synthetic.write(tmp_path / "one", synthetic.empty())
     trace = load(tmp_path / "one")
     assert len(trace.frame) == 0
-    assert list(trace.frame.columns) == ["run", *SCHEMA.names]
+    assert list(trace.frame.columns) == ["run", "host", *SCHEMA.names]
     assert trace.runs[0].spans == 0
 
 
@@ -208,3 +215,45 @@ def test_metadata_of_the_wrong_shape_is_damage(tmp_path: Path) -> None:
     pq.write_table(pq.read_table(part).cast(schema_with(wrong)), part)
     with pytest.raises(UnreadableTrace, match="wrong type"):
         load(part)
+
+
+def test_a_partitioned_data_set_names_its_hosts_and_runs(tmp_path: Path) -> None:
+    for host, run, spans in (("web1", 1, 5), ("web1", 2, 3), ("db", 1, 7)):
+        directory = tmp_path / f"host={host}" / f"run={run}"
+        synthetic.write(directory, synthetic.columns(Workload(spans=spans)))
+    synthetic.write(tmp_path / "run=9", synthetic.columns(Workload(spans=2)))
+    trace = load(tmp_path)
+    assert {run.name: (run.host, run.spans) for run in trace.runs} == {
+        "host=web1/run=1": ("web1", 5),
+        "host=web1/run=2": ("web1", 3),
+        "host=db/run=1": ("db", 7),
+        f"{tmp_path.name}/run=9": ("synthetic", 2),
+    }
+    counts = trace.frame["host"].value_counts().to_dict()
+    assert counts == {"web1": 8, "db": 7, "synthetic": 2}
+    assert len(trace.run("host=web1/run=2")) == 3
+    assert list(load(tmp_path, columns=["host", "dur"]).frame) == ["run", "host", "dur"]
+
+
+def test_batches_are_the_same_spans_part_by_part(tmp_path: Path) -> None:
+    parts = synthetic.write(tmp_path / "a", synthetic.columns(Workload(spans=301)), parts=3)
+    synthetic.write(tmp_path / "b", synthetic.columns(Workload(spans=7, seed=2)))
+    Path(parts[2]).write_bytes(b"gone")
+    whole, pieces = load(tmp_path), list(batches(tmp_path))
+    assert [len(piece.frame) for piece in pieces] == [100, 100, 7]
+    assert [piece.runs[0].name for piece in pieces] == ["a", "a", "b"]
+    assert [one.path for piece in pieces for one in piece.damage] == [parts[2]]
+    joined = pd.concat([piece.frame for piece in pieces])
+    for name in whole.frame:
+        assert joined[name].astype(object).tolist() == whole.frame[name].astype(object).tolist()
+
+
+def test_more_words_than_a_byte_can_number(tmp_path: Path) -> None:
+    """Codes grow from one byte to two between parts, and null stays null."""
+    made = synthetic.columns(Workload(spans=600))
+    made["comm"] = [f"worker-{number // 2}" for number in range(600)]
+    made["cgroup"] = [None if number % 3 else f"/{number}" for number in range(600)]
+    synthetic.write(tmp_path / "one", made, parts=5)
+    frame = load(tmp_path / "one").frame
+    assert frame["comm"].tolist() == made["comm"]
+    assert [None if pd.isna(one) else one for one in frame["cgroup"]] == made["cgroup"]
