@@ -8,18 +8,16 @@ none either.  Nothing is written, and the top may be mounted meanwhile.
 from __future__ import annotations
 
 import os
-import stat
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
-from overlay.layer import VANISHED, Layer
+from overlay.comparing import Aspect, Comparer, FileType, file_type, length
+from overlay.layer import Layer
 from overlay.marks import MarkFamily, is_fallthru
-from overlay.view import Node, OpenDirectory, Place, View
+from overlay.view import Node, OpenDirectory, View
 
-__all__ = ["Aspect", "Change", "FileType", "Kind", "diff"]
-
-_BLOCK = 1 << 20
+__all__ = ["Aspect", "Change", "Difference", "FileType", "Kind", "diff", "differences"]
 
 
 class Kind(StrEnum):
@@ -29,39 +27,6 @@ class Kind(StrEnum):
     CHANGED = "changed"
     DELETED = "deleted"
     REPLACED = "replaced"
-
-
-class Aspect(StrEnum):
-    """In what something changed.  ``content`` is a symlink's target and a device's number, too."""
-
-    CONTENT = "content"
-    MODE = "mode"
-    OWNER = "owner"
-    TIMES = "times"
-    XATTRS = "xattrs"
-
-
-class FileType(StrEnum):
-    """What something is."""
-
-    FILE = "file"
-    DIRECTORY = "directory"
-    SYMLINK = "symlink"
-    CHAR_DEVICE = "chardev"
-    BLOCK_DEVICE = "blockdev"
-    FIFO = "fifo"
-    SOCKET = "socket"
-
-
-_TYPES = {
-    stat.S_IFREG: FileType.FILE,
-    stat.S_IFDIR: FileType.DIRECTORY,
-    stat.S_IFLNK: FileType.SYMLINK,
-    stat.S_IFCHR: FileType.CHAR_DEVICE,
-    stat.S_IFBLK: FileType.BLOCK_DEVICE,
-    stat.S_IFIFO: FileType.FIFO,
-    stat.S_IFSOCK: FileType.SOCKET,
-}
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,6 +56,22 @@ class Change:
 
 
 @dataclass(frozen=True, slots=True)
+class Difference:
+    """A change, with what the union shows at its path, and what the bottoms alone show.
+
+    ``was`` is None for what is new, ``now`` for what was deleted.
+    """
+
+    change: Change
+    now: Node | None
+    was: Node | None
+
+    @property
+    def path(self) -> bytes:
+        return self.change.path
+
+
+@dataclass(frozen=True, slots=True)
 class _Pair:
     """A directory to compare: what is shown at ``path``, and what was shown at ``origin``."""
 
@@ -115,28 +96,34 @@ def diff(
     happens in it changes them.  The root itself is not compared.  Raises HostileMark, and
     OSError with a file name for what can't be read.
     """
-    return _Diff(View([top, *bottoms], family, data_bottoms), checksum).run()
+    view = View([top, *bottoms], family, data_bottoms)
+    return (each.change for each in differences(view, checksum=checksum))
+
+
+def differences(view: View, *, checksum: bool = False) -> Iterator[Difference]:
+    """:func:`diff` of the uppermost layer of a view, with what is behind each change."""
+    return _Diff(view, checksum).run()
 
 
 class _Diff:
     def __init__(self, view: View, checksum: bool) -> None:
         self.view = view
-        self.checksum = checksum
+        self.comparer = Comparer(view, checksum=checksum)
         self.now_root = view.root(0)
         self.was_root = view.root(1)
 
-    def run(self) -> Iterator[Change]:
-        pending: list[_Pair | Change] = [_Pair(b"", self.now_root, b"", self.was_root)]
+    def run(self) -> Iterator[Difference]:
+        pending: list[_Pair | Difference] = [_Pair(b"", self.now_root, b"", self.was_root)]
         while pending:
             item = pending.pop()
-            if isinstance(item, Change):
+            if isinstance(item, Difference):
                 yield item
             else:
                 # What is in a directory sorts as if the name ended in a slash.
                 found = sorted(self.directory(item), key=_order, reverse=True)
                 pending.extend(found)
 
-    def directory(self, pair: _Pair) -> Iterator[_Pair | Change]:
+    def directory(self, pair: _Pair) -> Iterator[_Pair | Difference]:
         now, was = pair.now, pair.was
         if was is not None and now.places == was.places:
             return
@@ -153,29 +140,21 @@ class _Diff:
 
     def entry(
         self, path: bytes, old_path: bytes, sides: tuple[bytes, OpenDirectory, OpenDirectory]
-    ) -> Iterator[_Pair | Change]:
+    ) -> Iterator[_Pair | Difference]:
         """One name of two open directories; what is found of it, in any order."""
         name, here, there = sides
         now, was = here.lookup(name), there.lookup(name)
         if now is None:
             if was is not None:
-                gone, gone_bytes = self.totals(was)
-                yield Change(
-                    path,
-                    Kind.DELETED,
-                    old_ftype=_type(was),
-                    old_size=_size(was),
-                    gone=gone,
-                    gone_bytes=gone_bytes,
-                )
+                yield self.gone(path, was)
             return
         moved_from, source = self.moved(now, old_path, was)
-        if was is None or _type(now) != _type(was):
+        if was is None or file_type(now) != file_type(was):
             yield self.new(path, now, was, moved_from)
             if now.is_dir:
                 yield _Pair(path, now, moved_from or path, source)
         elif not now.is_dir:
-            what = self.compare(now, was, here, there)
+            what = self.comparer.compare(now, was, here, there)
             if what:
                 yield self.change(path, Kind.CHANGED, now, was, what)
         elif moved_from is not None:
@@ -183,38 +162,52 @@ class _Diff:
             yield _Pair(path, now, moved_from, source)
         elif now.places != was.places:
             kind = Kind.REPLACED if self.replaces(now, was) else Kind.CHANGED
-            what = self.compare(now, was, here, there)
+            what = self.comparer.compare(now, was, here, there)
             if what or kind is Kind.REPLACED:
                 yield self.change(path, kind, now, was, what)
             yield _Pair(path, now, old_path, was)
 
-    def new(self, path: bytes, now: Node, was: Node | None, moved_from: bytes | None) -> Change:
-        gone, gone_bytes = (0, 0) if was is None else self.totals(was)
-        return Change(
+    def gone(self, path: bytes, was: Node) -> Difference:
+        gone, gone_bytes = self.comparer.totals(was)
+        change = Change(
+            path,
+            Kind.DELETED,
+            old_ftype=file_type(was),
+            old_size=length(was),
+            gone=gone,
+            gone_bytes=gone_bytes,
+        )
+        return Difference(change, None, was)
+
+    def new(self, path: bytes, now: Node, was: Node | None, moved_from: bytes | None) -> Difference:
+        gone, gone_bytes = (0, 0) if was is None else self.comparer.totals(was)
+        change = Change(
             path,
             Kind.ADDED if was is None else Kind.REPLACED,
-            ftype=_type(now),
-            size=_size(now),
-            old_ftype=None if was is None else _type(was),
-            old_size=0 if was is None else _size(was),
+            ftype=file_type(now),
+            size=length(now),
+            old_ftype=None if was is None else file_type(was),
+            old_size=0 if was is None else length(was),
             metadata_only=now.marks.metacopy is not None,
             moved_from=moved_from,
             gone=gone,
             gone_bytes=gone_bytes,
         )
+        return Difference(change, now, was)
 
     @staticmethod
-    def change(path: bytes, kind: Kind, now: Node, was: Node, what: set[Aspect]) -> Change:
-        return Change(
+    def change(path: bytes, kind: Kind, now: Node, was: Node, what: set[Aspect]) -> Difference:
+        change = Change(
             path,
             kind,
-            ftype=_type(now),
-            size=_size(now),
-            old_ftype=_type(was),
-            old_size=_size(was),
+            ftype=file_type(now),
+            size=length(now),
+            old_ftype=file_type(was),
+            old_size=length(was),
             what=frozenset(what),
             metadata_only=now.marks.metacopy is not None,
         )
+        return Difference(change, now, was)
 
     def moved(
         self, now: Node, old_path: bytes, was: Node | None
@@ -260,92 +253,6 @@ class _Diff:
                         return False
             return any(there.lookup(name) is not None for name in old_names)
 
-    def compare(
-        self, now: Node, was: Node, here: OpenDirectory, there: OpenDirectory
-    ) -> set[Aspect]:
-        """In what two things of one type differ, found in these two directories."""
-        what = set()
-        if stat.S_IMODE(now.st.st_mode) != stat.S_IMODE(was.st.st_mode):
-            what.add(Aspect.MODE)
-        if (now.st.st_uid, now.st.st_gid) != (was.st.st_uid, was.st.st_gid):
-            what.add(Aspect.OWNER)
-        if not now.is_dir and now.st.st_mtime_ns != was.st.st_mtime_ns:
-            what.add(Aspect.TIMES)
-        try:
-            if here.xattrs(now) != there.xattrs(was):
-                what.add(Aspect.XATTRS)
-            if self.content_differs(now, was):
-                what.add(Aspect.CONTENT)
-        except OSError as error:
-            # Removed since it was looked up: it will be a deletion in the next diff.
-            if error.errno not in VANISHED:
-                raise
-        return what
 
-    def content_differs(self, now: Node, was: Node) -> bool:
-        kind = stat.S_IFMT(now.st.st_mode)
-        if kind == stat.S_IFLNK:
-            return self.target(now.places[0]) != self.target(was.places[0])
-        if kind in (stat.S_IFCHR, stat.S_IFBLK):
-            return now.st.st_rdev != was.st.st_rdev
-        if kind != stat.S_IFREG:
-            return False
-        if now.st.st_size != was.st.st_size:
-            return True
-        if now.data is None or was.data is None or now.data == was.data:
-            return now.data != was.data
-        # Copyup keeps the time, and marks the file.  What an archiver unpacked has any time
-        # it likes and no mark, and a stub that reads from elsewhere is no copyup of this.
-        copied_up = "origin" in now.marks.others and now.marks.metacopy is None
-        if copied_up and now.st.st_mtime_ns == was.st.st_mtime_ns and not self.checksum:
-            return False
-        return not self.same_bytes(now.data, was.data)
-
-    def target(self, place: Place) -> bytes:
-        with self.view.layers[place.layer].parent(place.path) as (fd, name):
-            return os.readlink(name, dir_fd=fd)
-
-    def same_bytes(self, one: Place, other: Place) -> bool:
-        with (
-            open(self.view.open_data(one), "rb", buffering=0) as left,
-            open(self.view.open_data(other), "rb", buffering=0) as right,
-        ):
-            offset = 0
-            while True:
-                mine = os.pread(left.fileno(), _BLOCK, offset)
-                if mine != os.pread(right.fileno(), _BLOCK, offset):
-                    return False
-                if not mine:
-                    return True
-                offset += len(mine)
-
-    def totals(self, node: Node) -> tuple[int, int]:
-        """How many entries a tree has, its root included, and how many bytes of content."""
-        count, size = 0, 0
-        pending = [node]
-        while pending:
-            each = pending.pop()
-            count, size = count + 1, size + _size(each)
-            if each.is_dir:
-                with self.view.open(each) as directory:
-                    pending.extend(_children(directory))
-        return count, size
-
-
-def _children(directory: OpenDirectory) -> Iterator[Node]:
-    for name in directory.names():
-        child = directory.lookup(name)
-        if child is not None:
-            yield child
-
-
-def _order(item: _Pair | Change) -> bytes:
+def _order(item: _Pair | Difference) -> bytes:
     return item.path + b"/" if isinstance(item, _Pair) else item.path
-
-
-def _type(node: Node) -> FileType:
-    return _TYPES[stat.S_IFMT(node.st.st_mode)]
-
-
-def _size(node: Node) -> int:
-    return node.st.st_size if stat.S_ISREG(node.st.st_mode) else 0

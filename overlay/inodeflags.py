@@ -22,9 +22,12 @@ __all__ = [
     "APPEND",
     "IMMUTABLE",
     "copy_flags",
+    "copy_unprotecting_flags",
     "get_flags",
     "inherit_flags",
+    "mark_protected",
     "open_for_flags",
+    "protect",
     "protected",
     "set_flags",
     "withstands",
@@ -108,10 +111,11 @@ def withstands(fd: int, name: bytes | None, mode: int) -> int:
 def set_flags(fd: int, flags: int, family: MarkFamily) -> None:
     """Set the flags of an open file of the top, the two protecting ones as a mark."""
     fcntl.ioctl(fd, _SET, _LONG.pack(flags & ~_PROTECTING))
-    _set_mark(fd, flags, family)
+    mark_protected(fd, flags, family)
 
 
-def _set_mark(fd: int, flags: int, family: MarkFamily) -> None:
+def mark_protected(fd: int, flags: int, family: MarkFamily) -> None:
+    """Keep IMMUTABLE and APPEND as overlayfs does on a top; without them, the mark goes."""
     letters = "".join(letter for letter, flag in _LETTERS.items() if flags & flag)
     if letters:
         syscalls.setxattr(fd, family.attribute("protattr"), letters.encode())
@@ -121,20 +125,35 @@ def _set_mark(fd: int, flags: int, family: MarkFamily) -> None:
 
 def copy_flags(source: int, copy: int, family: MarkFamily) -> None:
     """Give a copy what its original has of the flags that a copyup keeps."""
+    protecting = copy_unprotecting_flags(source, copy)
+    if protecting:
+        mark_protected(copy, protecting, family)
+
+
+def copy_unprotecting_flags(source: int, copy: int) -> int:
+    """:func:`copy_flags` without IMMUTABLE and APPEND; which of these the original has."""
     try:
         flags = get_flags(source)
     except OSError as error:
         if error.errno in _NO_FLAGS:
-            return
+            return 0
         raise
-    if flags & _PROTECTING:
-        _set_mark(copy, flags, family)
     if flags & _KEPT:
         try:
             fcntl.ioctl(copy, _SET, _LONG.pack(get_flags(copy) & ~_KEPT | flags & _KEPT))
         except OSError as error:
             if error.errno not in _NO_FLAGS:
                 raise
+    return flags & _PROTECTING
+
+
+def protect(fd: int, flags: int) -> None:
+    """Add IMMUTABLE or APPEND to what is open, itself and not as a mark."""
+    file = open_for_flags(fd)
+    try:
+        fcntl.ioctl(file, _SET, _LONG.pack(get_flags(file) | flags & _PROTECTING))
+    finally:
+        os.close(file)
 
 
 def inherit_flags(dirfd: int, made: int, *, is_dir: bool) -> None:

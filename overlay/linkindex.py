@@ -26,7 +26,7 @@ from overlay.layer import VANISHED, Layer
 from overlay.markvalues import NO_XATTR, MarkFamily
 from overlay.view import Node, OpenDirectory, Place, View
 
-__all__ = ["IndexedView", "LinkIndex", "changed_stat"]
+__all__ = ["IndexedView", "LinkIndex", "changed_stat", "file_of_handle"]
 
 _GETFSUUID: Final = 0x80111500
 _BTRFS_FS_INFO: Final = 0x8400941F
@@ -49,14 +49,27 @@ class LinkIndex:
         cls, work_fd: int, bottoms: Sequence[Layer], number: int, family: MarkFamily
     ) -> Self | None:
         """The index in a work directory, as layer ``number``; None where there can be none."""
-        if family is not MarkFamily.TRUSTED:
-            return None
-        uuids = {n: uuid for n, layer in enumerate(bottoms, 1) if (uuid := _uuid(layer.fd))}
-        if not uuids:
+        found = cls.existing(work_fd, bottoms, number, family)
+        if found is not None or family is not MarkFamily.TRUSTED:
+            return found
+        if not any(_uuid(layer.fd) for layer in bottoms):
             return None
         with suppress(FileExistsError):
             os.mkdir("index", 0o700, dir_fd=work_fd)
-        fd = syscalls.open_beneath(work_fd, "index", _DIRECTORY)
+        return cls.existing(work_fd, bottoms, number, family)
+
+    @classmethod
+    def existing(
+        cls, work_fd: int, bottoms: Sequence[Layer], number: int, family: MarkFamily
+    ) -> Self | None:
+        """:meth:`open`, but None where there is none yet."""
+        uuids = {n: uuid for n, layer in enumerate(bottoms, 1) if (uuid := _uuid(layer.fd))}
+        if family is not MarkFamily.TRUSTED or not uuids:
+            return None
+        try:
+            fd = syscalls.open_beneath(work_fd, "index", _DIRECTORY)
+        except FileNotFoundError:
+            return None
         return cls(fd, number, uuids)
 
     def close(self) -> None:
@@ -98,6 +111,25 @@ def _uuid(fd: int) -> bytes | None:
         uuid = bytes(answer[at : at + 16])
         return uuid if any(uuid) else None
     return None
+
+
+def file_of_handle(fd: int, name: str) -> int | None:
+    """The inode number of the bottom's file that an entry of the index is a copy of.
+
+    ``fd`` is on the file's file system.  None if it is gone, or of another file system.
+    """
+    try:
+        encoded = bytes.fromhex(name)
+        version, magic, size, _, kind, uuid = _HEADER.unpack_from(encoded)
+        if (version, magic, size) != (_VERSION, _MAGIC, len(encoded)) or uuid != _uuid(fd):
+            return None
+        file = syscalls.open_by_handle_at(fd, kind, encoded[_HEADER.size :], os.O_PATH)
+    except (OSError, ValueError, struct.error):
+        return None
+    try:
+        return os.fstat(file).st_ino
+    finally:
+        os.close(file)
 
 
 # --------------------------------------------------------------------- counting links

@@ -31,6 +31,8 @@ __all__ = [
     "open_bottom",
     "primed_layers",
     "remember_times",
+    "remove_tree",
+    "stage_in",
 ]
 
 #: Directories of runs; what is called so in a work directory holds no user data.
@@ -58,7 +60,13 @@ class Stage:
     @contextmanager
     def directory(self, name: bytes) -> Iterator[int]:
         """A descriptor on one of the directories made here."""
-        fd = open_beneath(self.fd, name, _DIRECTORY)
+        with self.opened(name, _DIRECTORY) as fd:
+            yield fd
+
+    @contextmanager
+    def opened(self, name: bytes, flags: int = os.O_RDONLY) -> Iterator[int]:
+        """A descriptor on something made here."""
+        fd = open_beneath(self.fd, name, flags)
         try:
             yield fd
         finally:
@@ -99,7 +107,7 @@ def primed_layers(top: str, bottoms: Sequence[str], work: str | None) -> Iterato
                 hint="wait until it is done",
                 errno=errno.EBUSY,
             ) from None
-        stage = stack.enter_context(_stage(below.fd))
+        stage = stack.enter_context(stage_in(below.fd))
         try:
             yield PrimedLayers(upper, lower, stage)
         except OSError as error:
@@ -120,7 +128,8 @@ def open_bottom(path: str) -> Layer:
 
 
 @contextmanager
-def _stage(work: int) -> Iterator[Stage]:
+def stage_in(work: int) -> Iterator[Stage]:
+    """A stage in a work directory that the caller has locked; it is removed at the end."""
     for name, _ in list(scan(work)):
         if name.startswith(STAGE_PREFIX):
             remove_tree(work, name)

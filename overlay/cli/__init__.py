@@ -24,6 +24,8 @@ SUBCOMMANDS = {
     "status": ("Show the overlays that are mounted.", "overlay.cli.status:status"),
     "watch": ("Tell what happens to a bottom meanwhile.", "overlay.cli.watch:watch"),
     "diff": ("Show what the top changes of its bottoms.", "overlay.cli.diff:diff"),
+    "commit": ("Do what a top changes to its bottom.", "overlay.cli.commit:commit"),
+    "discard": ("Empty a top.", "overlay.cli.discard:discard"),
     "check": ("Find damage in a top, and repair it.", "overlay.cli.check:check"),
     "prime": ("Copy directories up ahead of time, as fallthrus.", "overlay.cli.prime:prime"),
     "freeze": ("Make a bottom that cannot change.", "overlay.cli.freeze:freeze"),

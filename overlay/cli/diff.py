@@ -14,13 +14,15 @@ import click
 
 from overlay.cli.layers import (
     DIRECTORY,
+    NamedLayers,
     bottoms_option,
     emit_json,
     json_option,
+    named_layers,
     unmounted_top_option,
     userxattr_option,
 )
-from overlay.errors import EXIT_ANSWER_IS_NO, OperationFailed, UsageError
+from overlay.errors import EXIT_ANSWER_IS_NO, OperationFailed
 from overlay.text import human_bytes, printable
 
 if TYPE_CHECKING:
@@ -29,16 +31,6 @@ if TYPE_CHECKING:
 #: One letter a kind, stable: scripts read them.
 LETTERS = {"added": "A", "changed": "C", "deleted": "D", "replaced": "R"}
 _COLOURS = {"A": "green", "C": "yellow", "D": "red", "R": "magenta"}
-
-
-@dataclass(frozen=True, slots=True)
-class Trees:
-    """The directories to compare; bottoms uppermost first."""
-
-    top: str
-    bottoms: tuple[str, ...]
-    data_bottoms: tuple[str, ...] = ()
-    family: str = "trusted"
 
 
 @dataclass(slots=True)
@@ -101,7 +93,7 @@ def diff(
       fallthru diff --top /srv/top --bottom /usr
       fallthru diff --json /mnt | jq -r '.[] | select(.kind == "added").path'
     """
-    trees = _trees(mount_point, top, bottoms, userxattr)
+    trees = named_layers("diff", mount_point, top, bottoms, userxattr=userxattr)
     counts = Counts()
     changes = _counted(_changes(trees, checksum), counts)
     if only_counts:
@@ -120,39 +112,7 @@ def diff(
         context.exit(EXIT_ANSWER_IS_NO)
 
 
-def _trees(
-    mount_point: str | None, top: str | None, bottoms: tuple[str, ...], userxattr: bool
-) -> Trees:
-    if mount_point is None:
-        if top is None or not bottoms:
-            raise UsageError(
-                "which trees? Neither a mount point nor a top with its bottoms was given",
-                hint="fallthru diff MOUNTPOINT, or fallthru diff --top DIR --bottom DIR",
-            )
-        return Trees(top, bottoms, (), "user" if userxattr else "trusted")
-    if top is not None or bottoms or userxattr:
-        raise UsageError(
-            "a mount point was given, and layers too",
-            hint="leave out --top, --bottom and --userxattr: the mount names its own layers",
-        )
-    from overlay.mountinfo import overlay_at
-
-    mount = overlay_at(mount_point)
-    if mount.top is None:
-        raise UsageError(
-            f"the overlay at {printable(mount.mount_point)} has no top: nothing can have changed"
-        )
-    for path in (mount.top, *mount.bottoms, *mount.data_bottoms):
-        if not path.startswith("/"):
-            raise UsageError(
-                f"the overlay was mounted with the relative path {printable(path)}, so nobody "
-                "can tell where that was",
-                hint="name the layers: fallthru diff --top DIR --bottom DIR",
-            )
-    return Trees(mount.top, mount.bottoms, mount.data_bottoms, mount.family)
-
-
-def _changes(trees: Trees, checksum: bool) -> Iterator[Change]:
+def _changes(trees: NamedLayers, checksum: bool) -> Iterator[Change]:
     from overlay.changes import diff as compare
     from overlay.layer import Layer
     from overlay.marks import MarkFamily

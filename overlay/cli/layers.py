@@ -4,18 +4,33 @@ from __future__ import annotations
 
 import json
 import os
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
 
 import click
 
+from overlay.errors import UsageError
+from overlay.text import printable
+
 __all__ = [
     "DIRECTORY",
+    "NamedLayers",
+    "Progress",
+    "agreed",
     "bottoms_option",
     "emit_json",
     "json_option",
     "key_value",
+    "named_layers",
+    "progress_shown",
     "required_bottoms_option",
+    "selection_options",
     "unmounted_top_option",
     "userxattr_option",
+    "work_option",
+    "yes_option",
 ]
 
 #: Existence is checked where the directory is used, by descriptor and with a better message.
@@ -42,6 +57,111 @@ required_bottoms_option = click.option(
 userxattr_option = click.option(
     "--userxattr", is_flag=True, help="The top's marks are user.*, not trusted.*."
 )
+work_option = click.option(
+    "--work", type=DIRECTORY, metavar="DIR", help="The work directory.  [default: TOP.work]"
+)
+yes_option = click.option("-y", "--yes", is_flag=True, help="Do not ask.")
+
+Progress = Callable[[int], None] | None
+
+
+def selection_options(command: Callable[..., None]) -> Callable[..., None]:
+    """``--only`` and ``--except``, for :func:`overlay.selection.select`."""
+    for name, what in (("--except", "Leave out"), ("--only", "Take only")):
+        command = click.option(
+            name,
+            "without" if name == "--except" else "only",
+            metavar="PATTERN",
+            multiple=True,
+            help=f"{what} paths that match, as `etc/*.conf` or `**/*.pyc`; may be repeated.",
+        )(command)
+    return command
+
+
+@dataclass(frozen=True, slots=True)
+class NamedLayers:
+    """The layers that a command was given; bottoms uppermost first.
+
+    ``mount_point`` is where they are mounted, if they were named by it.
+    """
+
+    top: str
+    bottoms: tuple[str, ...]
+    data_bottoms: tuple[str, ...] = ()
+    work: str | None = None
+    family: str = "trusted"
+    mount_point: str | None = None
+
+
+def named_layers(
+    verb: str,
+    mount_point: str | None,
+    top: str | None,
+    bottoms: tuple[str, ...],
+    work: str | None = None,
+    userxattr: bool = False,
+    *,
+    bottoms_needed: bool = True,
+) -> NamedLayers:
+    """The layers of the overlay at a mount point, or those named one by one; UsageError."""
+    if mount_point is None:
+        if top is None or (bottoms_needed and not bottoms):
+            raise UsageError(
+                "which layers? Neither a mount point nor a top with its bottoms was given",
+                hint=f"fallthru {verb} MOUNTPOINT, or fallthru {verb} --top DIR --bottom DIR",
+            )
+        return NamedLayers(top, bottoms, (), work, "user" if userxattr else "trusted")
+    if top is not None or bottoms or userxattr or work is not None:
+        raise UsageError(
+            "a mount point was given, and layers too",
+            hint="leave out --top, --bottom, --work and --userxattr: the mount names its own",
+        )
+    from overlay.mountinfo import overlay_at
+
+    mount = overlay_at(mount_point)
+    if mount.top is None:
+        raise UsageError(
+            f"the overlay at {printable(mount.mount_point)} has no top: nothing can have changed"
+        )
+    for path in (mount.top, *mount.bottoms, *mount.data_bottoms):
+        if not path.startswith("/"):
+            raise UsageError(
+                f"the overlay was mounted with the relative path {printable(path)}, so nobody "
+                "can tell where that was",
+                hint=f"name the layers: fallthru {verb} --top DIR --bottom DIR",
+            )
+    return NamedLayers(
+        mount.top, mount.bottoms, mount.data_bottoms, mount.work, mount.family, mount.mount_point
+    )
+
+
+def agreed(question: str, yes: bool) -> bool:
+    """Whether the user says yes; UsageError where there is nobody to ask."""
+    if yes:
+        return True
+    if not sys.stdin.isatty():
+        raise UsageError(f"{question} There is nobody to ask", hint="say --yes")
+    return click.confirm(question, err=True)
+
+
+@contextmanager
+def progress_shown(quiet: bool) -> Iterator[Progress]:
+    """A counter of entries on a terminal, to be told how many more; nothing elsewhere."""
+    if quiet or not sys.stderr.isatty():
+        yield None
+        return
+    from rich.console import Console
+    from rich.progress import Progress as Bar
+    from rich.progress import SpinnerColumn, TextColumn, TimeElapsedColumn
+
+    columns = (
+        SpinnerColumn(),
+        TextColumn("{task.completed:,.0f} entries"),
+        TimeElapsedColumn(),
+    )
+    with Bar(*columns, console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task("", total=None)
+        yield lambda made: bar.advance(task, made)
 
 
 def emit_json(value: object) -> None:

@@ -2,23 +2,24 @@
 
 from __future__ import annotations
 
-import sys
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from overlay.cli.layers import DIRECTORY, emit_json, json_option, required_bottoms_option
+from overlay.cli.layers import (
+    DIRECTORY,
+    emit_json,
+    json_option,
+    progress_shown,
+    required_bottoms_option,
+)
 from overlay.errors import UsageError
 from overlay.text import printable
 
 if TYPE_CHECKING:
     from overlay.prime import PrimeReport
-
-Progress = Callable[[int], None] | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,7 +110,7 @@ def _prime(request: _Request, top: str) -> None:
     from overlay.prime import prime as copy_up
 
     began = time.monotonic()
-    with _progress(request.as_json) as progress:
+    with progress_shown(request.as_json) as progress:
         report = copy_up(
             top,
             request.bottoms,
@@ -148,7 +149,7 @@ def _undo(request: _Request, top: str) -> None:
     from overlay.unprime import undo as take_back
 
     began = time.monotonic()
-    with _progress(request.as_json) as progress:
+    with progress_shown(request.as_json) as progress:
         report = take_back(
             top,
             request.bottoms,
@@ -176,7 +177,7 @@ def _shared(request: _Request, output: str, action: str) -> None:
     from overlay import sharedindex
 
     began = time.monotonic()
-    with _progress(request.as_json) as progress:
+    with progress_shown(request.as_json) as progress:
         if action == "verify":
             report = sharedindex.verify(output, request.bottoms)
         elif action == "update":
@@ -213,23 +214,3 @@ def _speed(entries: int, seconds: float) -> str:
     if not entries:
         return ""
     return f" in {seconds:.1f} s, {seconds / entries * 1e6:.0f} µs each"
-
-
-@contextmanager
-def _progress(as_json: bool) -> Iterator[Progress]:
-    """A counter on a terminal; nothing elsewhere."""
-    if as_json or not sys.stderr.isatty():
-        yield None
-        return
-    from rich.console import Console
-    from rich.progress import Progress as Bar
-    from rich.progress import SpinnerColumn, TextColumn, TimeElapsedColumn
-
-    columns = (
-        SpinnerColumn(),
-        TextColumn("{task.completed:,.0f} entries"),
-        TimeElapsedColumn(),
-    )
-    with Bar(*columns, console=Console(stderr=True), transient=True) as bar:
-        task = bar.add_task("", total=None)
-        yield lambda made: bar.advance(task, made)

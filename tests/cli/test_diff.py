@@ -162,9 +162,9 @@ def test_marks_of_a_user_namespace(layers: Layers) -> None:
 @pytest.mark.parametrize(
     ("args", "said"),
     [
-        ((), "which trees?"),
-        (("--top", "/"), "which trees?"),
-        (("--bottom", "/"), "which trees?"),
+        ((), "which layers?"),
+        (("--top", "/"), "which layers?"),
+        (("--bottom", "/"), "which layers?"),
         (("/", "--top", "/"), "a mount point was given, and layers too"),
         (("--top", "/nonexistent", "--bottom", "/usr"), "no directory at /nonexistent"),
         (("--top", "/proc/version", "--bottom", "/usr"), "no directory at /proc/version"),

@@ -48,7 +48,8 @@ def faulty(fault: Callable[[int], None]) -> Iterator[Callable[[], int]]:
         for name in _OS:
             patches.enter_context(mock.patch.object(os, name, watched(getattr(os, name))))
         patches.enter_context(mock.patch.object(os, "open", open_watched))
-        for module, name in ((syscalls, "renameat2"), (fcntl, "ioctl")):
+        others = ((syscalls, "renameat2"), (syscalls, "syncfs"), (fcntl, "ioctl"))
+        for module, name in others:
             patches.enter_context(mock.patch.object(module, name, watched(getattr(module, name))))
         yield lambda: count
 

@@ -173,8 +173,23 @@ OPERATIONS: dict[str, Callable[[str, str, int, int], object]] = {
 def test_diff_is_what_the_mount_shows(tmpfs_dir: Path, kind: str, bottoms: int) -> None:
     examples = iter(range(10**6))
 
+    def history(steps: list[list[Step]]) -> None:
+        base = tmpfs_dir / str(next(examples))
+        base.mkdir()
+        one_history(base, steps, OPTIONS[kind])
+        shutil.rmtree(base)
+
+    histories(bottoms, history, 40)
+
+
+def histories(bottoms: int, test: Callable[[list[list[Step]]], object], examples: int) -> None:
+    """Run ``test`` with random histories, one list of steps for each bottom and for the top."""
+
     @settings(
-        max_examples=40, deadline=None, suppress_health_check=list(HealthCheck), database=None
+        max_examples=examples,
+        deadline=None,
+        suppress_health_check=list(HealthCheck),
+        database=None,
     )
     @given(
         st.lists(
@@ -182,21 +197,20 @@ def test_diff_is_what_the_mount_shows(tmpfs_dir: Path, kind: str, bottoms: int) 
         )
     )
     def history(steps: list[list[Step]]) -> None:
-        base = tmpfs_dir / str(next(examples))
-        base.mkdir()
-        one_history(base, steps, OPTIONS[kind])
-        shutil.rmtree(base)
+        test(steps)
 
     history()
 
 
-def one_history(base: Path, steps: list[list[Step]], options: dict[str, str]) -> None:
-    """Each list of steps fills one more layer through a mount over those before."""
+def stacked(
+    base: Path, steps: list[list[Step]], options: dict[str, str]
+) -> tuple[Layers, list[Path]]:
+    """Bottoms, uppermost first: each list of steps fills one through a mount over those before."""
     layers = make_layers(base)
     stack = [layers.bottom]
     run(layers.bottom, steps[0])
     age(layers.bottom)
-    for number, each in enumerate(steps[1:-1]):
+    for number, each in enumerate(steps[1:]):
         top, work = base / f"top{number}", base / f"work{number}"
         top.mkdir()
         work.mkdir()
@@ -204,6 +218,11 @@ def one_history(base: Path, steps: list[list[Step]], options: dict[str, str]) ->
             run(layers.mnt, each)
         age(top)
         stack.insert(0, top)
+    return layers, stack
+
+
+def one_history(base: Path, steps: list[list[Step]], options: dict[str, str]) -> None:
+    layers, stack = stacked(base, steps[:-1], options)
     # What the bottoms show together is seen through an empty top.
     empty, work = base / "empty", base / "emptywork"
     empty.mkdir()
