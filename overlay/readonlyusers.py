@@ -261,6 +261,10 @@ def _relied_devices() -> set[Device]:
             relied |= _devices_below(overlay, entries, root)
     # Device numbers are used again, so an overlay is known by its top as well.
     known = reliances()
+    for each in known.values():
+        # From within a root of its own, an overlay's bottoms may be out of sight.
+        if (each.dev, each.top) in live:
+            relied |= {bottom.device for bottom in each.bottoms if bottom.held and bottom.device}
     gone = [each for each in known.values() if (each.dev, each.top) not in live]
     relying = {os.makedev(*each.dev): each for each in gone if any(b.held for b in each.bottoms)}
     detached = owners.overlays_in_use(relying) if relying else set()

@@ -22,6 +22,8 @@ SUBCOMMANDS = {
     "mount": ("Mount a top over its bottoms.", "overlay.cli.mount:mount"),
     "umount": ("Remove an overlay.", "overlay.cli.umount:umount"),
     "status": ("Show the overlays that are mounted.", "overlay.cli.status:status"),
+    "try": ("Run a command on a throw-away view of the system.", "overlay.cli.trying:try_"),
+    "run": ("Run a command in a root of its own.", "overlay.cli.run:run"),
     "watch": ("Tell what happens to a bottom meanwhile.", "overlay.cli.watch:watch"),
     "diff": ("Show what the top changes of its bottoms.", "overlay.cli.diff:diff"),
     "commit": ("Do what a top changes to its bottom.", "overlay.cli.commit:commit"),
@@ -31,7 +33,6 @@ SUBCOMMANDS = {
     "freeze": ("Make a bottom that cannot change.", "overlay.cli.freeze:freeze"),
     "trace": ("Record and show what copyup costs.", "tracer.cli:trace"),
     "report": ("Summarise traces; write a page with pictures.", "analysis.cli:report"),
-    "advise": ("Say what would have cost less, and how much.", "analysis.cli:advise"),
     "spec": ("Judge union mounts by the document's clauses.", "overlay.cli.spec:spec"),
     "install-helper": (
         "Let mount(8) and fstab mount overlays.",

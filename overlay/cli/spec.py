@@ -20,7 +20,6 @@ __all__ = ["spec"]
 
 _COMMANDS = {
     "run": "overlay.cli.spec_run",
-    "show": "overlay.cli.spec_show",
     "matrix": "overlay.cli.spec_matrix",
     "diff": "overlay.cli.spec_matrix",
 }
@@ -52,7 +51,6 @@ def spec() -> None:
     Examples:
       fallthru spec list
       fallthru spec run --target kernel:document --target overlayfs
-      fallthru spec show example.unlink.whiteout
     """
 
 

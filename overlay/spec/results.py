@@ -46,8 +46,7 @@ def _result(path: str, record: Any) -> Result:
     if record["status"] == "not-run":
         note = record["observed"].removeprefix("not run: ")
     texts = {key: record[key] for key in _TEXTS}
-    steps = record.get("steps", "")
-    return Result(**texts, lines=tuple(record["lines"]), note=note, steps=str(steps))
+    return Result(**texts, lines=tuple(record["lines"]), note=note)
 
 
 def _not_results(path: str) -> UsageError:

@@ -7,7 +7,8 @@ from overlay.spec.checks import Observations, check
 
 
 def _directories(b: Bench, *names: str) -> None:
-    b.make(*(b.top.parent / name for name in names))
+    for name in names:
+        (b.top.parent / name).mkdir()
 
 
 @check("locking.exactly-two")
@@ -42,7 +43,7 @@ def bottom_is_no_top(b: Bench) -> Observations:
     b.file("file")
     b.mount()
     work = b.bottom.parent / "bottom.work"
-    b.make(work)
+    work.mkdir()
     _directories(b, "bottom2")
     accepted = b.refuses(
         "mounting another union whose top is this one's bottom",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import os
 import stat
 
 from overlay.spec.bench import Bench
@@ -39,7 +40,7 @@ def replaces_bottom(b: Bench) -> Observations:
 @check("rename.moves-hard-link")
 def moves_hard_link(b: Bench) -> Observations:
     b.file("one", b"linked\n")
-    b.hard_link("one", "two")
+    os.link(b.bottom / "one", b.bottom / "two")
     b.mount()
     yield b.result("rename one three", lambda: b.union.rename("one", "three"))
     yield b.absent("one")
@@ -53,7 +54,7 @@ def moves_hard_link(b: Bench) -> Observations:
 def directory_fallback(b: Bench) -> Observations:
     b.file("old/file", b"content\n", mode=0o640)
     b.file("old/sub/deep", b"deep\n")
-    b.symlink("old/link", "file")
+    (b.bottom / "old/link").symlink_to("file")
     b.mount()
     yield b.result("mv old new", lambda: _move(b, "old", "new"))
     yield b.absent("old")
