@@ -143,7 +143,7 @@ def batches(
     """The spans that :func:`load` reads, one part at a time: for traces larger than memory.
 
     Every batch is of one run, under the name that :func:`load` gives it; damage comes with the
-    last one of its run.  ``trace record`` closes a part at 262,144 spans, about 50 MB as a frame.
+    last one of its run.  ``trace record`` closes a part at 64 MiB, unless told otherwise.
     Raises what :func:`load` raises.
     """
     names = _wanted(columns)
@@ -239,8 +239,9 @@ def _check_count(found: _Found) -> None:
     merged = _merge(found.metadata)
     if merged.ended_ns is None or found.damage or set(found.parts) != set(siblings(found.path)):
         return
-    if found.spans < merged.spans:
-        missing = f"{merged.spans - found.spans} of {merged.spans} spans are missing"
+    want = merged.spans - merged.removed
+    if found.spans < want:
+        missing = f"{want - found.spans} of {want} spans are missing"
         found.damage.append(Damage(found.path, missing))
 
 

@@ -268,6 +268,7 @@ def _comparison(trace: Trace, frames: dict[str, Frame], top: int) -> Iterator[st
         after = frames[run.name]
         if len(others) > 1:
             yield f"<h2>{_text(run.name)} against {_text(first.name)}</h2>"
+        yield _table(tables.typical(before, after, "op", "Typical time", "system call"))
         for key, title, column in tables.GROUPINGS[2:4]:
             yield _table(tables.changes(before, after, key, title, column, top=top))
     yield "</section>"

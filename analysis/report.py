@@ -13,6 +13,7 @@ from analysis import stats
 from analysis.compare import compare, overlap
 from analysis.findings import findings
 from analysis.load import Run, Trace
+from analysis.regress import ratios
 from overlay.errors import OperationFailed, UsageError
 from overlay.text import printable
 
@@ -35,6 +36,8 @@ def as_data(trace: Trace, *, top: int, depth: int) -> dict[str, Any]:
                 "after": run.name,
                 "files": dataclasses.asdict(overlap(first, frames[run.name])),
                 **_records(compare(first, frames[run.name]))[0],
+                "typical": _records(ratios(first, frames[run.name])),
+                "typical_by_op": _records(ratios(first, frames[run.name], "op")),
                 "by_op": _records(compare(first, frames[run.name], "op")),
                 "by_size": _records(compare(first, frames[run.name], "size")),
             }

@@ -10,10 +10,22 @@ import pandas as pd
 
 from analysis import stats
 from analysis.compare import compare
+from analysis.regress import ratios
 from analysis.units import human_time, label
 from overlay.text import human_bytes, printable
 
-__all__ = ["GROUPINGS", "Table", "by", "changes", "duration", "files", "kinds", "phases", "ratio"]
+__all__ = [
+    "GROUPINGS",
+    "Table",
+    "by",
+    "changes",
+    "duration",
+    "files",
+    "kinds",
+    "phases",
+    "ratio",
+    "typical",
+]
 
 Frame = pd.DataFrame
 
@@ -183,3 +195,28 @@ def changes(before: Frame, after: Frame, key: str, title: str, first: str, *, to
     columns = (first, *pairs, "change", "data before", "data after")
     more = len(found) - len(cut)
     return Table(title, columns, rows, f"… and {more:,} more." if more else "")
+
+
+def typical(before: Frame, after: Frame, key: str, title: str, first: str) -> Table:
+    """Medians of two runs by one grouping, and their ratio; what surely got slower first."""
+    whole, groups = ratios(before, after), ratios(before, after, key)
+    rows = []
+    for found in (whole, groups):
+        for name, row in zip(found.index, _rows(found), strict=True):
+            sure = not math.isnan(row["ratio_low"] + row["ratio_high"])
+            rows.append(
+                (
+                    _name(name),
+                    f"{row['spans_before']:,}",
+                    f"{row['spans_after']:,}",
+                    duration(row["p50_before"]),
+                    duration(row["p50_after"]),
+                    "–" if math.isnan(row["ratio"]) else f"{row['ratio']:.2f}",
+                    f"{row['ratio_low']:.2f} to {row['ratio_high']:.2f}" if sure else "–",
+                    str(row["verdict"]),
+                )
+            )
+    pairs = ("copyups before", "copyups after", "median before", "median after")
+    columns = (first, *pairs, "ratio", "95 % interval", "verdict")
+    note = "The ratio is after to before: above 1 is slower. “Unsure” needs more copyups."
+    return Table(title, columns, tuple(rows), note)

@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import click
 import pandas as pd
 
 from analysis import stats, tables
+from analysis.advise import Advice
 from analysis.compare import compare, overlap
 from analysis.findings import findings
 from analysis.load import Run, Trace
 from analysis.tables import Table, duration, ratio
+from analysis.units import human_time
 from overlay.text import human_bytes, printable
 
-__all__ = ["comparison_line", "show"]
+__all__ = ["comparison_line", "show", "show_advice", "show_comparisons"]
 
 
 def show(trace: Trace, *, top: int, depth: int) -> None:
@@ -27,12 +29,18 @@ def show(trace: Trace, *, top: int, depth: int) -> None:
             click.echo(f"  • {found.what}")
         for table in _tables(trace.run(run.name), frame, top, depth):
             _print(table)
+    show_comparisons(trace, top=top)
+
+
+def show_comparisons(trace: Trace, *, top: int) -> None:
+    """Print how each later run differs from the first: what got slower stands first."""
     first, *others = trace.runs
     before = stats.copyups(trace.run(first.name))
     for run in others:
         after = stats.copyups(trace.run(run.name))
         click.echo()
         click.echo(comparison_line(first, run, before, after))
+        _print(tables.typical(before, after, "op", "Typical time by system call", "system call"))
         _print(tables.changes(before, after, "op", "By system call", "system call", top=top))
 
 
@@ -47,6 +55,22 @@ def comparison_line(first: Run, second: Run, before: pd.DataFrame, after: pd.Dat
         f"data {human_bytes(row['bytes_before'])} → {human_bytes(row['bytes_after'])}, "
         f"{alike.both:,} files in both, {alike.only_before:,} and {alike.only_after:,} in one only"
     )
+
+
+def show_advice(found: Sequence[Advice]) -> None:
+    """Print each piece of advice: what, what it saves, what it gives up, the command."""
+    if not found:
+        click.echo("nothing would have saved more than a fiftieth of the time in copyup")
+    for one in found:
+        ends = f"{human_time(one.time.low)} to {human_time(one.time.high)}"
+        click.secho(f"\n{one.name}: {one.what}", bold=True)
+        click.echo(
+            f"  saves {human_time(one.time.value)} ({ends}), {one.share:.0%} of the time in copyup"
+            f"{', ' + human_bytes(one.bytes) if one.bytes else ''}, in {one.spans:,} copyups"
+            f" of {printable(one.run)} on {printable(one.mount)}; confidence {one.confidence}"
+        )
+        click.echo(f"  but {one.but}")
+        click.echo(f"  $ {printable(one.command)}")
 
 
 def _heading(run: Run, frame: pd.DataFrame) -> None:

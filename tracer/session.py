@@ -18,6 +18,7 @@ from overlay import __version__
 from overlay.errors import UsageError
 from overlay.text import printable
 from tracer.backend import Backend, Tracepoints, clock_offset
+from tracer.footprint import drop_compiler
 from tracer.program import Filters
 from tracer.selection import Selection
 from tracer.unions import Cgroups, Unions, cgroup_root, union_devices
@@ -117,6 +118,7 @@ class Session:
             cgroup=self._cgroup_directory(),
         )
         self._backend = Tracepoints(filters)
+        drop_compiler()
         # Those that were begotten while the probes were being loaded.
         for pid in self._pids:
             for one in descendants(pid):

@@ -33,6 +33,7 @@ SUBCOMMANDS = {
     "freeze": ("Make a bottom that cannot change.", "overlay.cli.freeze:freeze"),
     "trace": ("Record and show what copyup costs.", "tracer.cli:trace"),
     "report": ("Summarise traces; write a page with pictures.", "analysis.cli:report"),
+    "advise": ("Say what would have cost less, and how much.", "analysis.cli:advise"),
     "spec": ("Judge union mounts by the document's clauses.", "overlay.cli.spec:spec"),
     "install-helper": (
         "Let mount(8) and fstab mount overlays.",

@@ -20,6 +20,7 @@ __all__ = ["spec"]
 
 _COMMANDS = {
     "run": "overlay.cli.spec_run",
+    "show": "overlay.cli.spec_show",
     "matrix": "overlay.cli.spec_matrix",
     "diff": "overlay.cli.spec_matrix",
 }
@@ -51,6 +52,7 @@ def spec() -> None:
     Examples:
       fallthru spec list
       fallthru spec run --target kernel:document --target overlayfs
+      fallthru spec show example.unlink.whiteout
     """
 
 

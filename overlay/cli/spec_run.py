@@ -69,6 +69,7 @@ _DIRECTORY = click.Path(exists=True, file_okay=False, path_type=str)
 )
 @json_option
 @click.option("--explain", is_flag=True, help="Also say how and why targets depart.")
+@click.option("--steps", is_flag=True, help="Also give each clause's steps, as a shell script.")
 @click.option("--junit", metavar="FILE", help="Also write JUnit XML.")
 def run(
     targets: tuple[str, ...],
@@ -82,6 +83,7 @@ def run(
     top_kinds: tuple[str, ...],
     as_json: bool,
     explain: bool,
+    steps: bool,
     junit: str | None,
 ) -> None:
     """Run clauses on real mounts; exit 1 when one fails.
@@ -133,6 +135,8 @@ def run(
             where = f" on {top_fs or 'tmpfs'} over {bottom_fs or 'tmpfs'}"
             judged = [replace(result, target=result.target + where) for result in judged]
         results += judged
+    if not steps:
+        results = [replace(result, steps="") for result in results]
     if junit is not None:
         _write(junit, report.as_junit(results, clauses))
     if as_json:
@@ -198,6 +202,9 @@ def _show(results: Sequence[Result], clauses: Sequence[Clause], explained: set[s
     for result in results:
         if result.status in explained:
             click.echo("\n".join(report.explain(result, by_id[result.id])) + "\n")
+    for result in results:
+        if result.steps:
+            click.echo(f"# {result.id} on {result.target}\n{result.steps}")
     reasons = {(r.target, r.note): None for r in results if r.status == "not-run"}
     for target, reason in reasons:
         click.echo(f"{target}, not run: {reason}")

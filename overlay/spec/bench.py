@@ -9,26 +9,22 @@ on; clauses about what is *kept* call :meth:`Bench.remount` first.
 
 from __future__ import annotations
 
-import io
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 from overlay import syscalls
 from overlay.errors import FallthruError
-from overlay.spec.calls import Calls, read
-from overlay.spec.filling import LAYER_MTIME_NS, Filling
+from overlay.spec import shell
+from overlay.spec.calls import MountedCalls
+from overlay.spec.filling import LAYER_MTIME_NS
 from overlay.spec.fingerprint import Entry, differences, fingerprint
-from overlay.spec.observe import (
-    Lacks,
-    Observation,
-    attempt,
-    errno_name,
-    shown,
-    shown_names,
-    top_entry,
-)
+from overlay.spec.held import Descriptor, HeldFile
+from overlay.spec.looking import Looking
+from overlay.spec.observe import Lacks, Observation, errno_name
+from overlay.spec.recording import RecordedCalls
+from overlay.spec.steps import Steps
 from overlay.spec.targets import Target
 
 __all__ = ["LAYER_MTIME_NS", "Bench", "Lacks", "Places"]
@@ -51,7 +47,7 @@ class Places:
     mounts: Path
 
 
-class Bench(Filling):
+class Bench(Looking):
     """One union: ``bottom``, ``top`` and ``work`` directories and the mount point ``mnt``."""
 
     def __init__(self, target: Target, features: frozenset[str], places: Places) -> None:
@@ -63,9 +59,12 @@ class Bench(Filling):
         self.mnt = places.mounts / "mnt"
         self._places = places
         self._mounted: list[Path] = []
+        self._unmounting: dict[Path, str] = {}
         self._covered: list[Path] = []
         self._before: dict[str, Entry] | None = None
-        self._calls: Calls | None = None
+        self._calls: RecordedCalls | None = None
+        #: All that is done here, as a script.
+        self.steps = Steps(places.bottom, places.top, places.mounts)
         #: The bottom compared with what it was, once closed; None if nothing was mounted.
         self.untouched: Observation | None = None
         for directory in (self.bottom, self.top, self.work, self.mnt):
@@ -79,15 +78,14 @@ class Bench(Filling):
     def limit_top(self, size: int, *, inodes: int = 0) -> None:
         """Move the still empty top to a tmpfs that holds only ``size`` bytes, ``inodes`` files."""
         home = self._places.top / "small"
-        home.mkdir()
+        self.make(home)
         self.submount(home, size=str(size), nr_inodes=str(inodes))
         self.move_top(home)
 
     def move_top(self, home: Path) -> None:
         """Let top and work be new directories in ``home``."""
         self.top, self.work = home / "top", home / "top.work"
-        self.top.mkdir()
-        self.work.mkdir()
+        self.make(self.top, self.work)
 
     def cover(self, directory: Path, *, read_only: bool) -> None:
         """Bind ``directory`` over itself, to make a mount of it (a read-only one)."""
@@ -97,6 +95,10 @@ class Bench(Filling):
                 tree, "", syscalls.AT_EMPTY_PATH, attr_set=syscalls.MOUNT_ATTR_RDONLY
             )
         self.attach(tree, directory)
+        said = self.steps.path(directory)
+        self.steps.do(f"mount --bind {said} {said}")
+        if read_only:
+            self.steps.do(f"mount -o remount,bind,ro {said}")
 
     def bind(self, directory: Path, where: Path) -> None:
         """Bind ``directory`` to another place, where it is mounted read-write."""
@@ -105,6 +107,9 @@ class Bench(Filling):
             tree, "", syscalls.AT_EMPTY_PATH, attr_clr=syscalls.MOUNT_ATTR_RDONLY
         )
         self.attach(tree, where)
+        said = self.steps.path(where)
+        self.steps.do(f"mount --bind {self.steps.path(directory)} {said}")
+        self.steps.do(f"mount -o remount,bind,rw {said}")
 
     def submount(self, directory: Path, **options: str) -> None:
         """Mount an empty tmpfs at ``directory``."""
@@ -116,15 +121,20 @@ class Bench(Filling):
             self.attach(syscalls.fsmount(fs), directory)
         finally:
             os.close(fs)
+        how = ",".join(f"{key}={value}" for key, value in options.items())
+        how = f"-o {how} " if how else ""
+        self.steps.do(f"mount -t tmpfs {how}tmpfs {self.steps.path(directory)}")
 
     def seal(self, directory: Path) -> None:
         """Make the mount at ``directory`` read-only."""
         syscalls.mount_setattr(syscalls.AT_FDCWD, directory, 0, attr_set=syscalls.MOUNT_ATTR_RDONLY)
+        self.steps.do(f"mount -o remount,bind,ro {self.steps.path(directory)}")
 
     def uncover(self, where: Path) -> None:
         """Remove a mount that :meth:`attach` made, before the bench does."""
         syscalls.umount2(where)
         self._covered.remove(where)
+        self.steps.do(f"umount {self.steps.path(where)}")
 
     def attach(self, tree: int, where: Path) -> None:
         """Give a detached mount its place; it goes away with the bench."""
@@ -147,6 +157,7 @@ class Bench(Filling):
         """What the bottom will be compared with; mounting does it the first time."""
         if self._before is None:
             self._before = fingerprint(str(self.bottom))
+            self.steps.do(f"state {self.steps.path(self.bottom)} >before")
 
     def mount_union(self, mnt: Path, *, bottom: Path, top: Path, work: Path) -> None:
         """Mount another union of the same target; it goes away with the bench."""
@@ -154,14 +165,31 @@ class Bench(Filling):
 
     def mount_bottoms(self, mnt: Path, bottoms: tuple[str, ...], *, top: Path, work: Path) -> None:
         """The same over several bottoms, uppermost first."""
-        mnt.mkdir(exist_ok=True)
-        self.target.mount(bottoms, str(top), str(work), str(mnt))
+        if not mnt.exists():
+            self.make(mnt)
+        said = [self.steps.path(path) for path in (top, work, mnt)]
+        command, unmounting = self.target.by_hand(tuple(map(self.steps.path, bottoms)), *said)
+        try:
+            self.target.mount(bottoms, str(top), str(work), str(mnt))
+        except FallthruError as error:
+            self.steps.do(command, str(error))
+            raise
+        except OSError as error:
+            self.steps.do(command, errno_name(error))
+            raise
+        self.steps.do(command)
         self._mounted.append(mnt)
+        self._unmounting[mnt] = unmounting
         if mnt == self.mnt:
-            self._calls = self.target.calls(str(mnt))
+            self._calls = RecordedCalls(self.target.calls(str(mnt)), self.steps, mnt)
+
+    def calls(self, root: Path) -> RecordedCalls:
+        """The calls on another mount, or on a layer."""
+        calls = self.target.calls(str(root)) if root in self._mounted else MountedCalls(str(root))
+        return RecordedCalls(calls, self.steps, root)
 
     @property
-    def union(self) -> Calls:
+    def union(self) -> RecordedCalls:
         """The calls on the union at ``mnt``, by whoever serves it."""
         if self._calls is None:
             raise RuntimeError("the check uses the union before it mounts it")
@@ -192,6 +220,7 @@ class Bench(Filling):
         """Unmount a union before the bench does."""
         self.target.unmount(str(mnt or self.mnt))
         self._mounted.remove(mnt or self.mnt)
+        self.steps.do(self._unmounting[mnt or self.mnt])
 
     def remount(self) -> None:
         """Unmount the union and mount the same layers again: only the top remembers."""
@@ -207,6 +236,7 @@ class Bench(Filling):
         trouble = None
         for path in reversed(self._mounted):
             mounted = _mount_at(path)
+            self.steps.do(self._unmounting[path])
             try:
                 self.target.unmount(str(path))
             except (FallthruError, OSError) as error:
@@ -229,112 +259,47 @@ class Bench(Filling):
     def compare_bottom(self, before: dict[str, Entry] | None = None) -> Observation:
         """The bottom as it is now, compared with what it was before the first mount."""
         changes = differences(before or self._before or {}, fingerprint(str(self.bottom)))
+        command = f"state {self.steps.path(self.bottom)} | cmp - before"
+        self.steps.do(command, "differs" if changes else "")
         return Observation("bottom", "the bottom", "untouched", "; ".join(changes) or "untouched")
 
     def bottom_became_a_top(self) -> None:
         """Start the comparison anew: a mount was accepted that may write to the bottom."""
         self._before = fingerprint(str(self.bottom))
+        self.steps.do(f"state {self.steps.path(self.bottom)} >before")
 
     # ------------------------------------------------------- files in the union
 
-    def open(self, name: str, mode: str) -> io.FileIO:
+    def open(self, name: str, mode: str) -> HeldFile:
         """An unbuffered file of the union; ``mode`` as for :func:`open`, of ``_FLAGS``."""
-        return io.FileIO(self.union.open(name, _FLAGS[mode]), mode)
+        fd, number = self.union.open_held(name, _FLAGS[mode])
+        return HeldFile(fd, mode, number, self.steps)
+
+    def descriptor(self, name: str, flags: int) -> Descriptor:
+        """A descriptor of the union to hold while something else happens."""
+        fd, number = self.union.open_held(name, flags)
+        return Descriptor(fd, number, self.steps)
 
     def open_and_close(self, name: str, flags: int) -> None:
         os.close(self.union.open(name, flags))
 
     def read(self, name: str) -> bytes:
-        return read(self.union, name)
+        return self.union.read(name)
 
     def write(self, name: str, content: bytes) -> None:
         """Make a file of the union, or replace its content."""
-        with self.open(name, "wb") as file:
-            file.write(content)
+        self._put(">", name, "wb", content)
 
     def append(self, name: str, content: bytes) -> None:
-        with self.open(name, "ab") as file:
-            file.write(content)
+        self._put(">>", name, "ab", content)
 
-    def names(self, directory: str) -> list[str]:
-        """What listing a directory of the union gives, in its order."""
-        return [os.fsdecode(entry.name) for entry in self.union.readdir(directory or ".")]
+    def _put(self, sign: str, name: str, mode: str, content: bytes) -> None:
+        def put() -> None:
+            with self.steps.quiet(), self.open(name, mode) as file:
+                file.write(content)
 
-    # -------------------------------------------------------------------- looking
-
-    def result(
-        self, what: str, call: Callable[[], object], expected: str = "succeeds"
-    ) -> Observation:
-        """Do ``call``, which should succeed or fail with the errno named."""
-        return Observation("result", what, expected, attempt(call))
-
-    def reads(self, name: str, content: bytes) -> Observation:
-        """What a fresh open of ``name`` in the union reads."""
-        try:
-            observed = shown(self.read(name))
-        except OSError as error:
-            observed = errno_name(error)
-        return Observation("view", f"reading {name} in the union", shown(content), observed)
-
-    def lists(self, name: str, entries: Iterable[str]) -> Observation:
-        """The names that listing the directory ``name`` in the union gives, each once."""
-        try:
-            observed = shown_names(self.names(name))
-        except OSError as error:
-            observed = errno_name(error)
-        expected = shown_names(entries)
-        return Observation("view", f"listing {name} in the union", expected, observed)
-
-    def absent(self, name: str) -> Observation:
-        """``name`` can neither be looked up nor found in a listing of its directory."""
-        found = attempt(lambda: self.union.lstat(name))
-        parent, base = os.path.split(name)
-        try:
-            listed = base in self.names(parent)
-        except (FileNotFoundError, NotADirectoryError):
-            listed = False
-        observed = "absent" if found in {"ENOENT", "ENOTDIR"} and not listed else "present"
-        return Observation("view", f"{name} in the union", "absent", observed)
-
-    def on_top(self, name: str, kind: str) -> Observation:
-        """What the top layer itself holds at ``name`` (see :func:`observe.top_entry`)."""
-        return Observation("marks", f"{name} on the top", kind, top_entry(str(self.top), name))
-
-    def copied_up(self, name: str, content: bytes) -> Observation:
-        """The top has its own regular file ``name`` with exactly ``content``."""
-        observed = top_entry(str(self.top), name)
-        if observed == "file":
-            observed = f"file: {shown((self.top / name).read_bytes())}"
-        return Observation("marks", f"{name} on the top", f"file: {shown(content)}", observed)
-
-    def top_holds(self, *names: str) -> Observation:
-        """The top has exactly these entries that are not plain directories: no copyup besides."""
-        held = []
-        for directory, subdirectories, files in os.walk(self.top):
-            for name in subdirectories + files:
-                relative = os.path.relpath(os.path.join(directory, name), self.top)
-                if top_entry(str(self.top), relative) != "directory":
-                    held.append(relative)
-        return Observation(
-            "marks",
-            "entries on the top besides directories",
-            " ".join(sorted(names)) or "none",
-            " ".join(sorted(held)) or "none",
-        )
-
-    def files_with_data(self) -> str:
-        """The regular files on the top that carry their own data, or ``none``."""
-        held = []
-        for directory, _, files in os.walk(self.top):
-            for name in files:
-                relative = os.path.relpath(os.path.join(directory, name), self.top)
-                if top_entry(str(self.top), relative) == "file":
-                    held.append(relative)
-        return " ".join(sorted(held)) or "none"
-
-    def same(self, aspect: str, subject: str, expected: object, observed: object) -> Observation:
-        """Any two values, compared by how they print."""
-        return Observation(aspect, subject, str(expected), str(observed))
+        said = self.steps.path(self.mnt / name)
+        self.steps.attempt(f"{shell.printing(content)} {sign}{said}", put)
 
 
 def _mount_at(path: Path) -> int | None:

@@ -61,12 +61,7 @@ class CommandTarget:
         return None
 
     def mount(self, bottoms: tuple[str, ...], top: str, work: str, mnt: str) -> None:
-        values = (":".join(bottoms), top, work, mnt)
-        words = []
-        for word in self.words:
-            for place, value in zip(_PLACES, values, strict=True):
-                word = word.replace(place, value)  # noqa: PLW2901
-            words.append(word)
+        words = [_filled(word, bottoms, top, work, mnt) for word in self.words]
         # A bottom may be covered in place: only a mount that was not there counts.
         before = _mounts_at(mnt)
         with open("/proc/self/mountinfo", "rb") as mounts:
@@ -83,6 +78,13 @@ class CommandTarget:
             except BaseException:
                 self._end(mnt, kill=True)
                 raise
+
+    def by_hand(self, bottoms: tuple[str, ...], top: str, work: str, mnt: str) -> tuple[str, str]:
+        # A server may leave the directory that it was started in.
+        below, *others = (f"$PWD/{name}" for name in (":$PWD/".join(bottoms), top, work, mnt))
+        words = (_filled(word, (below,), *others) for word in self.words)
+        said = (f'"{word}"' if "$PWD" in word else shlex.quote(word) for word in words)
+        return " ".join(said), f"umount {mnt}"
 
     def _await_mount(
         self, server: subprocess.Popen[bytes], mounts: int, mnt: str, before: int
@@ -146,6 +148,12 @@ class CommandTarget:
         if entries and entries[-1].fstype == "overlay":
             return overlayfs_features(mnt)
         return frozenset({entries[-1].fstype} if entries else ())
+
+
+def _filled(word: str, bottoms: tuple[str, ...], top: str, work: str, mnt: str) -> str:
+    for place, value in zip(_PLACES, (":".join(bottoms), top, work, mnt), strict=True):
+        word = word.replace(place, value)
+    return word
 
 
 def _await_children() -> None:

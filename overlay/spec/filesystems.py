@@ -120,18 +120,38 @@ def open_image(kind: str, image: Path, *, read_only: bool) -> int:
 def put_bottom(bench: Bench, kind: str) -> None:
     """Move the bottom's content onto a file system of ``kind``, mounted read-only there."""
     image = bench.mnt.parent / f"bottom.{kind}"
-    make_image(kind, image, bench.bottom)
+    _make(bench, kind, image, bench.bottom)
     if not KINDS[kind].finished:
         home = bench.bottom.parent / "filling"
-        home.mkdir()
+        bench.make(home)
         with _mounted_for_filling(bench, kind, image, home):
             subprocess.run(["cp", "-a", f"{bench.bottom}/.", home], check=True)
-    bench.attach(open_image(kind, image, read_only=True), bench.bottom)
+            bench.steps.do(f"cp -a {bench.steps.path(bench.bottom)}/. {bench.steps.path(home)}")
+    _attach(bench, kind, image, bench.bottom, read_only=True)
+
+
+def _make(bench: Bench, kind: str, image: Path, tree: Path) -> None:
+    make_image(kind, image, tree)
+    made, said = KINDS[kind], bench.steps.path(image)
+    if not made.finished:
+        bench.steps.do(f"truncate -s {made.size}M {said}")
+    words = [word.format(image=said, tree=bench.steps.path(tree)) for word in made.make]
+    bench.steps.do(f"{' '.join(words)} >made")
+
+
+def _attach(bench: Bench, kind: str, image: Path, where: Path, *, read_only: bool) -> None:
+    bench.attach(open_image(kind, image, read_only=read_only), where)
+    # Not "mount -o loop,ro", whose device cannot be written either; it ends with the mount.
+    how = "-o ro " if read_only else ""
+    bench.steps.do(f"device=$(losetup --find --show {bench.steps.path(image)})")
+    bench.steps.do('blockdev --setrw "$device"')
+    bench.steps.do(f'mount -t {kind} {how}"$device" {bench.steps.path(where)}')
+    bench.steps.do('losetup -d "$device"')
 
 
 @contextmanager
 def _mounted_for_filling(bench: Bench, kind: str, image: Path, home: Path) -> Iterator[None]:
-    bench.attach(open_image(kind, image, read_only=False), home)
+    _attach(bench, kind, image, home, read_only=False)
     try:
         yield
     finally:
@@ -141,10 +161,10 @@ def _mounted_for_filling(bench: Bench, kind: str, image: Path, home: Path) -> It
 def put_top(bench: Bench, kind: str) -> Path:
     """Move the still empty top onto a fresh file system of ``kind``; returns its image."""
     home = bench.top.parent / "home"
-    home.mkdir()
+    bench.make(home)
     image = bench.mnt.parent / f"top.{kind}"
-    make_image(kind, image, home)
-    bench.attach(open_image(kind, image, read_only=False), home)
+    _make(bench, kind, image, home)
+    _attach(bench, kind, image, home, read_only=False)
     bench.move_top(home)
     return image
 
@@ -152,7 +172,7 @@ def put_top(bench: Bench, kind: str) -> Path:
 def mounted_home(bench: Bench, kind: str) -> None:
     """Move the still empty top onto a fresh file system without a device, such as ramfs."""
     home = bench.top.parent / "home"
-    home.mkdir()
+    bench.make(home)
     try:
         fs = syscalls.fsopen(kind)
     except OSError as error:
@@ -162,10 +182,14 @@ def mounted_home(bench: Bench, kind: str) -> None:
         bench.attach(syscalls.fsmount(fs), home)
     finally:
         os.close(fs)
+    bench.steps.do(f"mount -t {kind} {kind} {bench.steps.path(home)}")
     bench.move_top(home)
 
 
-def remount(where: Path, *, read_only: bool) -> None:
+def remount(bench: Bench, where: Path, *, read_only: bool) -> None:
     """What ``mount -o remount,ro`` or ``remount,rw`` asks of the file system at ``where``."""
     flags = _MS_REMOUNT | (_MS_RDONLY if read_only else 0)
-    syscalls.mount(None, where, None, flags, None)
+    bench.steps.attempt(
+        f"mount -o remount,{'ro' if read_only else 'rw'} {bench.steps.path(where)}",
+        lambda: syscalls.mount(None, where, None, flags, None),
+    )

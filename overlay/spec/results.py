@@ -46,7 +46,8 @@ def _result(path: str, record: Any) -> Result:
     if record["status"] == "not-run":
         note = record["observed"].removeprefix("not run: ")
     texts = {key: record[key] for key in _TEXTS}
-    return Result(**texts, lines=tuple(record["lines"]), note=note)
+    steps = record.get("steps", "")
+    return Result(**texts, lines=tuple(record["lines"]), note=note, steps=str(steps))
 
 
 def _not_results(path: str) -> UsageError:

@@ -12,10 +12,11 @@ from __future__ import annotations
 
 import os
 import random
+import re
 import traceback
 from collections.abc import Callable, Generator, Iterable, Sequence
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from time import perf_counter
 from typing import Any, Final
@@ -30,7 +31,7 @@ from overlay.spec.targets import Target
 from overlay.spec.worker import Message, Send, WorkerSilent, worker
 from overlay.text import printable
 
-__all__ = ["STATUSES", "Result", "judge", "run"]
+__all__ = ["STATUSES", "Result", "judge", "run", "running_kernel"]
 
 STATUSES: Final = ("kept", "departed", "failed", "not-run")
 _PATIENCE: Final = 60.0  # seconds for one clause
@@ -41,7 +42,8 @@ class Result:
     """What one clause did on one target.
 
     ``expected`` and ``observed`` are in words; ``note`` is the reason of a departure, or
-    says that a departure is stale; ``seconds`` is how long the clause took.
+    says that a departure is stale; ``seconds`` is how long the clause took; ``steps`` is a
+    shell script that repeats it (steps.py), empty where there is no mount.
     """
 
     id: str
@@ -54,11 +56,13 @@ class Result:
     note: str = ""
     stale: bool = False
     seconds: float = 0.0
+    steps: str = ""
 
     def as_json(self) -> dict[str, Any]:
-        """The record of ``spec run --json``: exactly the contract's keys."""
+        """The record of ``spec run --json``: the contract's keys, and ``steps`` if kept."""
         keys = ("id", "target", "kernel", "status", "expected", "observed")
-        return {key: getattr(self, key) for key in keys} | {"lines": list(self.lines)}
+        record = {key: getattr(self, key) for key in keys} | {"lines": list(self.lines)}
+        return record | {"steps": self.steps} if self.steps else record
 
 
 def run(
@@ -213,6 +217,7 @@ def judge(
     try:
         for observation in check(bench):
             seen.append(observation)
+            bench.steps.saw(observation)
     except Lacks as lacks:
         return _not_run(clause, target, str(lacks))
     except Exception as error:
@@ -223,11 +228,15 @@ def judge(
         seen.append(Observation("mount", "unmounting", "leaves nothing", trouble))
     if bench.untouched is not None:
         seen.append(bench.untouched)
+        bench.steps.saw(bench.untouched)
     if broken is not None:
         differing = [o for o in seen if not o.ok]
         differing.append(Observation("result", "the check", "runs to its end", broken))
-        return _of_observations(clause, target, "failed", differing)
-    return _verdict(clause, target, features, seen)
+        result = _of_observations(clause, target, "failed", differing)
+    else:
+        result = _verdict(clause, target, features, seen)
+    by_hand, _ = target.by_hand(("bottom",), "top", "top.work", "mnt")
+    return replace(result, steps=bench.steps.text) if by_hand else result
 
 
 def _verdict(
@@ -286,10 +295,22 @@ def _result(
     note: str = "",
     stale: bool = False,
 ) -> Result:
-    kernel = os.uname().release
+    kernel = running_kernel()
     return Result(
         clause.id, target.name, kernel, status, expected, observed, clause.lines, note, stale
     )
+
+
+def running_kernel() -> str:
+    """The running kernel's version, without what its builder appended.
+
+    A release may name a private build or machine, and results are published.  Debian's
+    names an ABI (6.1.0-49); the version proper stands in its version string.
+    """
+    here = os.uname()
+    found = re.search(r"Debian (\d+\.\d+\.\d+)", here.version)
+    found = found or re.match(r"(\d+\.\d+(?:\.\d+)?)", here.release)
+    return found[1] if found else here.release
 
 
 def _to_message(result: Result, seconds: float) -> Message:

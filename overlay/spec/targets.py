@@ -60,6 +60,9 @@ class Target(Protocol):
     def mount(self, bottoms: tuple[str, ...], top: str, work: str, mnt: str) -> None:
         """Mount at ``mnt``; FallthruError or OSError, and nothing mounted, when refused."""
 
+    def by_hand(self, bottoms: tuple[str, ...], top: str, work: str, mnt: str) -> tuple[str, str]:
+        """What to type to mount so, and to unmount; names are quoted.  Empty if nothing can be."""
+
     def unmount(self, mnt: str) -> None:
         """Remove the mount at ``mnt`` and end whatever served it."""
 
@@ -137,9 +140,15 @@ class KernelTarget:
         return _needs_overlay()
 
     def mount(self, bottoms: tuple[str, ...], top: str, work: str, mnt: str) -> None:
-        from overlay import kernel
+        from overlay import conflicts, kernel
 
-        kernel.mount(kernel.Overlay(bottoms, top, work, self.profile), mnt)
+        # As `fallthru mount` does: with a look at what the mount would do to others.
+        conflicts.mount(kernel.Overlay(bottoms, top, work, self.profile), mnt)
+
+    def by_hand(self, bottoms: tuple[str, ...], top: str, work: str, mnt: str) -> tuple[str, str]:
+        below = " ".join(f"--bottom {bottom}" for bottom in bottoms)
+        layers = f"{below} --top {top} --work {work}"
+        return f"fallthru mount {layers} --profile {self.profile} {mnt}", f"fallthru umount {mnt}"
 
     def unmount(self, mnt: str) -> None:
         from overlay import kernel
@@ -150,7 +159,7 @@ class KernelTarget:
         return MountedCalls(mnt)
 
     def features(self, mnt: str) -> frozenset[str]:
-        return overlayfs_features(mnt) | {"of-fallthru"}
+        return overlayfs_features(mnt) | {"of-fallthru", "minds-other-mounts"}
 
 
 @dataclass(slots=True)
@@ -167,6 +176,9 @@ class EngineTarget:
         from overlay.union import Union
 
         self._unions[mnt] = Union(top, bottoms, work, sync=False)
+
+    def by_hand(self, bottoms: tuple[str, ...], top: str, work: str, mnt: str) -> tuple[str, str]:
+        return "", ""
 
     def unmount(self, mnt: str) -> None:
         self._unions.pop(mnt).close()
@@ -211,6 +223,11 @@ class OverlayfsTarget:
             syscalls.move_mount(tree, "", syscalls.AT_FDCWD, mnt, syscalls.MOVE_MOUNT_F_EMPTY_PATH)
         finally:
             os.close(tree)
+
+    def by_hand(self, bottoms: tuple[str, ...], top: str, work: str, mnt: str) -> tuple[str, str]:
+        options = [f"lowerdir={':'.join(bottoms)}", f"upperdir={top}", f"workdir={work}"]
+        options += [f"{key}={value}" if value else key for key, value in self.options]
+        return f"mount -t overlay -o {','.join(options)} overlay {mnt}", f"umount {mnt}"
 
     def unmount(self, mnt: str) -> None:
         syscalls.umount2(mnt)

@@ -9,6 +9,7 @@ overlay acts with the child's credentials: it has no power over the machine, its
 from __future__ import annotations
 
 import os
+import shlex
 import socket
 from dataclasses import dataclass
 from pathlib import Path
@@ -59,6 +60,17 @@ class UnprivilegedTarget:
             )
         finally:
             os.close(descriptors[0])
+
+    def by_hand(self, bottoms: tuple[str, ...], top: str, work: str, mnt: str) -> tuple[str, str]:
+        # No tool makes a mount in one namespace of users for another.
+        layers = f"tuple(map(p, {shlex.split(' '.join(bottoms))}))"
+        others = ", ".join(f"p({shlex.split(name)[0]!r})" for name in (top, work, mnt))
+        code = (
+            f"from os.path import abspath as p; from {__name__} import UnprivilegedTarget; "
+            f"UnprivilegedTarget().mount({layers}, {others})"
+        )
+        # In the environment that fallthru is installed in.
+        return f"python3 -c {shlex.quote(code)}", f"umount {mnt}"
 
     def unmount(self, mnt: str) -> None:
         from overlay import kernel

@@ -16,6 +16,7 @@ from overlay.syscalls.devices import *
 from overlay.syscalls.fanotify import *
 from overlay.syscalls.files import *
 from overlay.syscalls.libc import Path as Path
+from overlay.syscalls.memory import *
 from overlay.syscalls.mounts import *
 from overlay.syscalls.processes import *
 from overlay.syscalls.xattrs import *

@@ -32,6 +32,9 @@ class _Bound:
     def available(self) -> str | None:
         return None
 
+    def by_hand(self, bottoms: tuple[str, ...], top: str, work: str, mnt: str) -> tuple[str, str]:
+        return "", ""
+
     def unmount(self, mnt: str) -> None:
         syscalls.umount2(mnt)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -75,7 +76,11 @@ def test_run_of_everything_here_has_no_failure(tmp_path: Path) -> None:
     assert len(results) == len(judged) * len(targets)
     assert all(set(result) == KEYS for result in results)
     assert {result["status"] for result in results} <= {"kept", "departed", "not-run"}
-    assert {result["kernel"] for result in results} == {os.uname().release}
+    kernels = {result["kernel"] for result in results}
+    # What a builder appended to the version is nobody's business.
+    assert all(re.fullmatch(r"\d+\.\d+(\.\d+)?", kernel) for kernel in kernels)
+    assert len(kernels) == 1
+    assert os.uname().release.startswith(".".join(kernels.pop().split(".")[:2]))
     assert ET.parse(junit).getroot().get("tests") == str(len(results))
 
 

@@ -90,6 +90,9 @@ class Missing:
     def mount(self, bottoms: tuple[str, ...], top: str, work: str, mnt: str) -> None:
         raise AssertionError
 
+    def by_hand(self, bottoms: tuple[str, ...], top: str, work: str, mnt: str) -> tuple[str, str]:
+        return "", ""
+
     def unmount(self, mnt: str) -> None:
         raise AssertionError
 

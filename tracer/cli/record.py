@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from contextlib import ExitStack
+from typing import TYPE_CHECKING, Any
 
 import click
+
+from overlay.cli.quantities import duration, size
+from tracer.cli.options import make_session, recording_options
 
 if TYPE_CHECKING:
     from tracer.recorder import Outcome
@@ -13,46 +17,45 @@ __all__ = ["record"]
 
 
 @click.command()
-@click.option(
-    "-o",
-    "--output",
-    required=True,
-    metavar="DIR",
-    help="Directory for the trace; new, or empty.",
-)
-@click.option(
-    "--mount",
-    "mounts",
-    multiple=True,
-    metavar="M",
-    help="Only this union; may be repeated.  Default: all, also those mounted meanwhile.",
-)
-@click.option(
-    "--pid",
-    "pids",
-    multiple=True,
-    type=click.IntRange(min=1),
-    metavar="P",
-    help="Only this process and its descendants; may be repeated.",
-)
-@click.option("--cgroup", metavar="C", help="Only this cgroup2 directory and those below it.")
+@click.option("-o", "--output", metavar="DIR", help="Directory for the trace; new, or empty.")
+@recording_options
 @click.option("-a", "--all", "everyone", is_flag=True, help="With CMD: trace others, too.")
+@click.option("--for", "lasting", type=duration, metavar="T", help="End after this time: 10s, 1h.")
+@click.option(
+    "--until-spans", type=click.IntRange(min=1), metavar="N", help="End with the Nth span."
+)
+@click.option("--max-size", type=size, metavar="S", help="End once the trace has this size: 1G.")
+@click.option("--rotate-size", type=size, metavar="S", help="Begin a new part at this size.")
+@click.option("--rotate-every", type=duration, metavar="T", help="Begin a new part then: 1h.")
+@click.option("--keep", type=click.IntRange(min=1), metavar="N", help="Keep the newest N parts.")
+@click.option(
+    "--listen",
+    metavar="[ADDR:]PORT",
+    help="Serve metrics for Prometheus; on this machine only, unless ADDR says otherwise.",
+)
 @click.argument("command", nargs=-1, type=click.UNPROCESSED, metavar="[-- CMD...]")
 @click.pass_context
 def record(
     context: click.Context,
-    output: str,
-    mounts: tuple[str, ...],
-    pids: tuple[int, ...],
-    cgroup: str | None,
+    /,
+    output: str | None,
     everyone: bool,
+    lasting: int | None,
+    until_spans: int | None,
+    max_size: int | None,
+    rotate_size: int | None,
+    rotate_every: int | None,
+    keep: int | None,
+    listen: str | None,
     command: tuple[str, ...],
+    **filters: Any,
 ) -> None:
     """Record copyups until CMD ends, or until Ctrl-C without one.
 
     With CMD, its process tree is traced unless --all, --pid or --cgroup says
     otherwise, and the exit code is CMD's own (128 + N when signal N ended it).
     fallthru's own errors come before CMD starts, or are told on standard error.
+    A limit (--for, --until-spans, --max-size) ends the recording, not CMD.
 
     Tracing costs some 6 µs a copyup, which is 1.3 times the time where copyup of 4 KiB
     files on tmpfs is the whole work, and 0.3 µs for any other system call.
@@ -60,31 +63,70 @@ def record(
     \b
     Examples:
       fallthru trace record -o /tmp/t -- sed -i s/a/b/ /mnt/etc/*.conf
-      fallthru trace record -o /tmp/t --mount /mnt
-      fallthru trace record -o /tmp/t --pid $(pgrep -o nginx)
+      fallthru trace record -o /tmp/t --mount /mnt --for 30s
+      fallthru trace record -o /tmp/t --pid $(pgrep -o nginx) --min-duration 1ms
+      fallthru trace record -o /var/log/copyups --rotate-every 1h --keep 24
+      fallthru trace record --listen 9435
     """
+    from tracer.footprint import keep_nothing, stay_small
+    from tracer.recorder import Limits
     from tracer.recorder import record as run
+    from tracer.service import notify
+    from tracer.tracefile import Rotation
 
-    outcome = run(
-        output,
-        mounts=mounts,
-        pids=pids,
-        cgroup=cgroup,
-        command=command,
-        everyone=everyone,
-        started=lambda: click.echo("fallthru: tracing; Ctrl-C ends it", err=True),
-    )
+    if output is None and listen is None:
+        raise click.UsageError("say where to: -o DIR, --listen PORT, or both")
+    stay_small()
+    rotation = None
+    if rotate_size or rotate_every or keep:
+        seconds = rotate_every / 1e9 if rotate_every else None
+        full = rotate_size or (None if rotate_every else Rotation.size)
+        rotation = Rotation(full, seconds, keep)
+    with ExitStack() as stack:
+        watchers, told = [], []
+        if listen is not None:
+            from tracer.listen import Endpoint, parse_address
+            from tracer.metrics import CONTENT_TYPE, Metrics
+
+            metrics = Metrics()
+            endpoint = Endpoint(parse_address(listen), metrics.render, CONTENT_TYPE)
+            stack.enter_context(endpoint)
+            watchers.append(metrics.watch)
+            told.append(f"fallthru: metrics at {endpoint.url}")
+        if not command:
+            told.append("fallthru: tracing; Ctrl-C ends it")
+
+        def started() -> None:
+            keep_nothing()
+            for line in told:
+                click.echo(line, err=True)
+            notify("READY=1")
+
+        outcome = run(
+            output,
+            session=lambda watched: make_session(filters, watched, command),
+            command=command,
+            everyone=everyone,
+            rotation=rotation,
+            limits=Limits(lasting / 1e9 if lasting else None, until_spans, max_size),
+            watchers=watchers,
+            started=started,
+        )
+        notify("STOPPING=1")
     _tell(outcome, output)
     if outcome.failure is not None:
         raise outcome.failure
     context.exit(outcome.status)
 
 
-def _tell(outcome: Outcome, output: str) -> None:
+def _tell(outcome: Outcome, output: str | None) -> None:
     from overlay.text import printable
 
     metadata = outcome.metadata
-    click.echo(f"fallthru: {metadata.spans} copyups in {printable(output)}", err=True)
+    where = f" in {printable(output)}" if output is not None else " seen"
+    click.echo(f"fallthru: {metadata.spans - outcome.unsaved} copyups{where}", err=True)
+    if outcome.unsaved:
+        click.echo(f"  {outcome.unsaved} more were seen and could not be stored", err=True)
     if metadata.lost:
         click.echo(f"  {metadata.lost} records were lost: the trace is incomplete", err=True)
     if metadata.unmatched:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from overlay.acl import ACCESS, DEFAULT, AclEntry, Tag, encode
 from overlay.spec.bench import Bench
-from overlay.spec.calls import Credentials, MountedCalls
+from overlay.spec.calls import Credentials
 from overlay.spec.checks import Observations, check
 from overlay.spec.observe import Lacks, errno_name
 
@@ -28,9 +28,9 @@ def _list(perm: int) -> bytes:
     )
 
 
-def _set(path: Path, name: str, perm: int) -> None:
+def _set(b: Bench, path: Path, name: str, perm: int) -> None:
     try:
-        os.setxattr(path, name, _list(perm))
+        b.xattr(path, name, _list(perm))
     except OSError as error:
         raise Lacks(f"access control lists on the layers ({error.strerror})") from None
 
@@ -38,7 +38,7 @@ def _set(path: Path, name: str, perm: int) -> None:
 def _got(b: Bench, name: str, attribute: str) -> str:
     """Who sees the list at ``name`` with the bits of ``_WHO``."""
     texts = []
-    for where, calls in (("union", b.union), ("top", MountedCalls(str(b.top)))):
+    for where, calls in (("union", b.union), ("top", b.calls(b.top))):
         try:
             value = calls.getxattr(name, attribute)
         except OSError as error:
@@ -51,7 +51,7 @@ def _got(b: Bench, name: str, attribute: str) -> str:
 
 @check("copyup.setfacl")
 def setfacl(b: Bench) -> Observations:
-    _set(b.file("probe"), ACCESS, 6)
+    _set(b, b.file("probe"), ACCESS, 6)
     b.file("file", b"content\n")
     b.mount()
     yield b.result("setting an access list", lambda: b.union.setxattr("file", ACCESS, _list(6)))
@@ -61,7 +61,7 @@ def setfacl(b: Bench) -> Observations:
 
 @check("copyup.keeps-acl")
 def keeps_acl(b: Bench) -> Observations:
-    _set(b.file("file", b"content\n", mode=0o640), ACCESS, 5)
+    _set(b, b.file("file", b"content\n", mode=0o640), ACCESS, 5)
     b.mount()
     b.open_and_close("file", os.O_RDWR)
     yield b.copied_up("file", b"content\n")
@@ -70,7 +70,7 @@ def keeps_acl(b: Bench) -> Observations:
 
 @check("copyup.default-acl")
 def default_acl(b: Bench) -> Observations:
-    _set(b.directory("dir"), DEFAULT, 6)
+    _set(b, b.directory("dir"), DEFAULT, 6)
     b.mount()
     b.write("dir/new", b"new\n")
     yield b.same(
@@ -94,8 +94,8 @@ def _names_the_user(b: Bench, name: str) -> bool:
 
 @check("permission.acl")
 def permission(b: Bench) -> Observations:
-    _set(b.file("may-write", b"open\n", mode=0o640), ACCESS, 6)
-    _set(b.file("may-read", b"closed\n", mode=0o640), ACCESS, 4)
+    _set(b, b.file("may-write", b"open\n", mode=0o640), ACCESS, 6)
+    _set(b, b.file("may-read", b"closed\n", mode=0o640), ACCESS, 4)
     b.mount()
     with b.union.acting_as(Credentials.user(_WHO, _WHO)):
         seen = (

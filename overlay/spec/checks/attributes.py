@@ -2,41 +2,37 @@
 
 from __future__ import annotations
 
-import fcntl
 import os
 import stat
-import struct
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
 from overlay.spec.bench import LAYER_MTIME_NS, Bench
-from overlay.spec.calls import Calls, MountedCalls
 from overlay.spec.checks import Observations, check
 from overlay.spec.observe import Lacks, attempt, errno_name
+from overlay.spec.recording import RecordedCalls
 
 _FILE = "dir/file"
 _CONTENT = b"content that chmod has no business with\n" * 50
 
-# include/uapi/linux/fs.h, _IOR('f', 1, long) and _IOW('f', 2, long) on 64-bit architectures.
-_FS_IOC_GETFLAGS = 0x80086601
-_FS_IOC_SETFLAGS = 0x40086602
-_FS_NODUMP_FL = 0x40
-
 
 def _attribute(
-    b: Bench, call: str, change: Callable[[Calls], object], look: Callable[[Calls], object]
+    b: Bench,
+    call: str,
+    change: Callable[[RecordedCalls], object],
+    look: Callable[[RecordedCalls], object],
 ) -> Observations:
     """``change`` a bottom file in the union; ``look`` must then see the same on the top."""
     b.file(_FILE, _CONTENT)
-    before = look(MountedCalls(str(b.bottom)))
+    before = look(b.calls(b.bottom))
     b.mount()
     yield b.result(call, lambda: change(b.union))
     after = look(b.union)
     moved = "changed" if after != before else "as before"
     yield b.same("attributes", f"what {call} changes", "changed", moved)
     yield b.copied_up(_FILE, _CONTENT)
-    on_top = look(MountedCalls(str(b.top))) if (b.top / _FILE).exists() else "nothing"
+    on_top = look(b.calls(b.top)) if (b.top / _FILE).exists() else "nothing"
     yield b.same("attributes", "on the top", after, on_top)
     yield b.reads(_FILE, _CONTENT)
 
@@ -53,8 +49,9 @@ def chmod(b: Bench) -> Observations:
 
 @check("copyup.chown")
 def chown(b: Bench) -> Observations:
-    def owner(calls: Calls) -> str:
-        return f"{calls.lstat(_FILE).st_uid}:{calls.lstat(_FILE).st_gid}"
+    def owner(calls: RecordedCalls) -> str:
+        status = calls.lstat(_FILE)
+        return f"{status.st_uid}:{status.st_gid}"
 
     yield from _attribute(b, "chown", lambda calls: calls.chown(_FILE, 1234, 5678), owner)
 
@@ -74,7 +71,7 @@ def utimes(b: Bench) -> Observations:
 def setxattr(b: Bench) -> Observations:
     b.user_xattr(b.file("probe"), "user.probe", b"")
 
-    def note(calls: Calls) -> str:
+    def note(calls: RecordedCalls) -> str:
         listed = "user.note" in calls.listxattr(_FILE)
         return str(calls.getxattr(_FILE, "user.note")) if listed else "none"
 
@@ -87,50 +84,27 @@ def setxattr(b: Bench) -> Observations:
 def chattr(b: Bench) -> Observations:
     b.file(_FILE, _CONTENT)
     for layer in (b.bottom, b.top):
-        _needs_flags(b.file("probe", on=layer))
+        _needs_flags(b, b.file("probe", on=layer))
     b.needs_mount("an ioctl needs a descriptor that stands for the union's file")
-    yield from _attribute(b, "chattr +d", _set_nodump, _nodump)
+    yield from _attribute(
+        b,
+        "chattr +d",
+        lambda calls: calls.set_nodump(_FILE),
+        lambda calls: "nodump" if calls.nodump(_FILE) else "plain",
+    )
 
 
-def _needs_flags(path: Path) -> None:
-    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+def _needs_flags(b: Bench, path: Path) -> None:
     try:
-        _set_flags(fd, _flags(fd) | _FS_NODUMP_FL)
+        b.calls(path.parent).set_nodump(path.name)
     except OSError as error:
         raise Lacks(f"file attributes (chattr) on both layers ({error.strerror})") from None
-    finally:
-        os.close(fd)
-
-
-def _flags(fd: int) -> int:
-    answer = fcntl.ioctl(fd, _FS_IOC_GETFLAGS, bytes(8))
-    return int(struct.unpack("=I", answer[:4])[0])
-
-
-def _set_flags(fd: int, flags: int) -> None:
-    fcntl.ioctl(fd, _FS_IOC_SETFLAGS, struct.pack("=II", flags, 0))
-
-
-def _nodump(calls: Calls) -> str:
-    fd = calls.open(_FILE, os.O_RDONLY)
-    try:
-        return "nodump" if _flags(fd) & _FS_NODUMP_FL else "plain"
-    finally:
-        os.close(fd)
-
-
-def _set_nodump(calls: Calls) -> None:
-    fd = calls.open(_FILE, os.O_RDONLY)
-    try:
-        _set_flags(fd, _flags(fd) | _FS_NODUMP_FL)
-    finally:
-        os.close(fd)
 
 
 @check("copyup.symlink-itself")
 def symlink_itself(b: Bench) -> Observations:
     b.file("target", b"target\n")
-    (b.bottom / "link").symlink_to("target")
+    b.symlink("link", "target")
     b.mount()
     yield b.result("lchown link", lambda: b.union.chown("link", 12, 34, follow=False))
     yield b.on_top("link", "symlink")
@@ -142,8 +116,8 @@ def symlink_itself(b: Bench) -> Observations:
 
 @check("copyup.special-files")
 def special_files(b: Bench) -> Observations:
-    os.mkfifo(b.bottom / "fifo")
-    os.mknod(b.bottom / "null", stat.S_IFCHR | 0o666, os.makedev(1, 3))
+    b.fifo("fifo")
+    b.null_device("null")
     b.mount()
     for name, kind in (("fifo", "fifo"), ("null", "character device")):
         yield b.result(f"chmod {name}", partial(b.union.chmod, name, 0o600))
@@ -161,7 +135,7 @@ def _number(status: os.stat_result) -> str:
 @check("nonposix.hard-links")
 def hard_links(b: Bench) -> Observations:
     b.file("one", b"linked\n")
-    os.link(b.bottom / "one", b.bottom / "two")
+    b.hard_link("one", "two")
     b.mount()
     with b.open("one", "ab") as file:
         file.write(b"changed\n")
@@ -177,7 +151,7 @@ def removexattr(b: Bench) -> Observations:
     b.user_xattr(b.bottom / _FILE, "user.other", b"stays")
     b.mount()
     yield b.result("removexattr", lambda: b.union.removexattr(_FILE, "user.note"))
-    for where, calls in (("union", b.union), ("top", MountedCalls(str(b.top)))):
+    for where, calls in (("union", b.union), ("top", b.calls(b.top))):
         try:
             names = " ".join(name for name in calls.listxattr(_FILE) if name.startswith("user.n"))
             other = calls.getxattr(_FILE, "user.other").decode()
@@ -193,14 +167,11 @@ def by_descriptor(b: Bench) -> Observations:
     b.needs_mount("a descriptor that stands for the union's file")
     b.file(_FILE, _CONTENT)
     b.mount()
-    fd = b.union.open(_FILE, os.O_RDONLY)
-    try:
+    with b.descriptor(_FILE, os.O_RDONLY) as file:
         yield b.on_top(_FILE, "nothing")
-        yield b.result("fchmod", lambda: os.fchmod(fd, 0o751))
-        yield b.result("fchown", lambda: os.fchown(fd, 12, 34))
-        yield b.result("futimens", lambda: os.utime(fd, ns=(5, 7)))
-    finally:
-        os.close(fd)
+        yield b.result("fchmod", lambda: file.chmod(0o751))
+        yield b.result("fchown", lambda: file.chown(12, 34))
+        yield b.result("futimens", lambda: file.utime((5, 7)))
     yield b.copied_up(_FILE, _CONTENT)
     status = b.union.lstat(_FILE)
     observed = f"{status.st_mode:o} {status.st_uid} {status.st_gid} {status.st_mtime_ns}"
@@ -215,7 +186,7 @@ def directory_attributes(b: Bench) -> Observations:
     yield b.result("chmod dir/sub", lambda: b.union.chmod("dir/sub", 0o700))
     yield b.result("chown dir/sub", lambda: b.union.chown("dir/sub", 12, 34))
     yield b.on_top("dir/sub", "directory")
-    for where, calls in (("union", b.union), ("top", MountedCalls(str(b.top)))):
+    for where, calls in (("union", b.union), ("top", b.calls(b.top))):
         try:
             status = calls.lstat("dir/sub")
             observed = f"{status.st_mode:o} {status.st_uid} {status.st_gid}"

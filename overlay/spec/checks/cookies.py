@@ -4,20 +4,23 @@ from __future__ import annotations
 
 import os
 
+from overlay.spec import shell
 from overlay.spec.bench import Bench
 from overlay.spec.checks import Observations, check
 from overlay.spec.observe import Lacks
 
 #: More than one getdents() returns, so that a position in the middle can be had.
-_NAMES = [f"{number:03}-{'x' * 150}" for number in range(499)]
+_FORMAT = f"%03d-{'x' * 150}"
+_COUNT = 499
+_NAMES = [_FORMAT % number for number in range(_COUNT)]
+
+_OPENED = "os.open('mnt/dir', os.O_RDONLY | os.O_DIRECTORY)"
 
 
 def _filled(b: Bench) -> None:
     b.needs_mount("a position in an open directory")
-    for name in _NAMES[::2]:
-        b.file(f"dir/{name}")
-    for name in _NAMES[1::2]:
-        b.file(f"dir/{name}", on=b.top)
+    b.files(f"dir/{_FORMAT}", range(0, _COUNT, 2))
+    b.files(f"dir/{_FORMAT}", range(1, _COUNT, 2), on=b.top)
     b.mount()
 
 
@@ -29,6 +32,13 @@ def _listed_from_the_middle(b: Bench) -> tuple[int, list[str]]:
             next(entries)
             # One piece has been read, and its descriptor (a copy shares the position) is there.
             cookie = os.lseek(fd, 0, os.SEEK_CUR)
+        b.steps.look(
+            shell.calling(
+                f"fd = {_OPENED}; pieces = os.scandir(fd); next(pieces); "
+                "print(os.lseek(fd, 0, os.SEEK_CUR))"
+            ),
+            str(cookie),
+        )
         return cookie, _from(b, cookie)
     finally:
         os.close(fd)
@@ -38,7 +48,10 @@ def _from(b: Bench, cookie: int) -> list[str]:
     fd = os.open(b.mnt / "dir", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         os.lseek(fd, cookie, os.SEEK_SET)
-        return os.listdir(fd)
+        rest = os.listdir(fd)
+        code = f"fd = {_OPENED}; os.lseek(fd, {cookie}, os.SEEK_SET); print(len(os.listdir(fd)))"
+        b.steps.look(shell.calling(code), str(len(rest)))
+        return rest
     finally:
         os.close(fd)
 
@@ -57,7 +70,7 @@ def cookies(b: Bench) -> Observations:
     yield b.lists("dir", _NAMES)
     yield b.same("view", "what follows a position", "the same rest", _told(rest, listing))
     yield b.same("view", "names before it", True, 0 < len(rest) < len(_NAMES))
-    os.close(os.open(b.mnt / "dir/new", os.O_CREAT | os.O_WRONLY))
+    b.open_and_close("dir/new", os.O_CREAT | os.O_WRONLY)
     b.union.unlink("dir/new")
     after = _told(_from(b, cookie), listing)
     yield b.same("view", "the same position after a change", "the same rest", after)
@@ -79,13 +92,14 @@ def cookies_next_mount(b: Bench) -> Observations:
 
 @check("readdir.same-order-next-mount")
 def same_order_next_mount(b: Bench) -> Observations:
-    for number in range(61):
-        b.file(f"dir/file{number * 37 % 61}", on=b.top if number % 3 else b.bottom)
+    b.files("dir/file%d", range(0, 61, 3))
+    for first in (2, 1):
+        b.files("dir/file%d", range(first, 61, 3), on=b.top)
     b.mount()
-    before = b.names("dir")
+    before = b.order("dir")
     yield b.lists("dir", [f"file{number}" for number in range(61)])
     again = b.mounts(b.remount)
     yield again
     if again.ok:
-        told = "as before" if b.names("dir") == before else "another"
+        told = "as before" if b.order("dir") == before else "another"
         yield b.same("view", "order of the listing", "as before", told)

@@ -6,7 +6,6 @@ import os
 from functools import partial
 
 from overlay.spec.bench import Bench
-from overlay.spec.calls import MountedCalls
 from overlay.spec.checks import Observations, check
 from overlay.spec.observe import Lacks
 
@@ -21,11 +20,8 @@ def _opened(b: Bench, flags: int, expected: bytes) -> Observations:
     b.mount()
     if flags & os.O_DIRECT:
         _needs_direct_io(b)
-    fd = b.union.open("dir/file", flags | os.O_CLOEXEC)
-    try:
+    with b.descriptor("dir/file", flags):
         yield b.copied_up("dir/file", expected)
-    finally:
-        os.close(fd)
     yield b.reads("dir/file", expected)
     yield b.top_holds("dir/file")
 
@@ -67,7 +63,7 @@ def truncate_no_data(b: Bench) -> Observations:
     b.mount()
     yield b.result(
         "open(O_WRONLY|O_TRUNC) of 2 MiB with 1 MiB free on the top",
-        lambda: os.close(b.union.open("large", os.O_WRONLY | os.O_TRUNC)),
+        lambda: b.open_and_close("large", os.O_WRONLY | os.O_TRUNC),
     )
     yield b.reads("large", b"")
     yield b.copied_up("large", b"")
@@ -80,11 +76,8 @@ def _truncated(b: Bench, size: int) -> Observations:
         b.file(name, _CONTENT)
     b.mount()
     yield b.result(f"truncate to {size}", lambda: b.union.truncate("by-path", size))
-    fd = b.union.open("by-descriptor", os.O_RDWR | os.O_CLOEXEC)
-    try:
-        yield b.result(f"ftruncate to {size}", lambda: os.ftruncate(fd, size))
-    finally:
-        os.close(fd)
+    with b.descriptor("by-descriptor", os.O_RDWR) as file:
+        yield b.result(f"ftruncate to {size}", lambda: file.truncate(size))
     for name in ("by-path", "by-descriptor"):
         yield b.reads(name, expected)
         yield b.copied_up(name, expected)
@@ -115,15 +108,11 @@ def only_n_bytes(b: Bench) -> Observations:
 @check("copyup.whole-content")
 def whole_content(b: Bench) -> Observations:
     # Odd sizes around copy buffers, a hole in the middle and one at the end.
-    data = bytes(range(256)) * 4096 + bytes(3 * 65536) + b"tail" * 11 + bytes(70001)
-    path = b.file("image", data[:1])
-    with path.open("r+b") as file:
-        file.write(data[:_MIB])
-        file.seek(_MIB + 3 * 65536)
-        file.write(b"tail" * 11)
-        file.truncate(len(data))
+    data = bytes(range(256)) * 4096 + bytes(196608) + b"tail" * 11 + bytes(70001)
+    code = 'bytes(range(256)) * 4096 + bytes(196608) + b"tail" * 11 + bytes(70001)'
+    b.sparse_file("image", data, code)
     b.mount()
-    os.close(b.union.open("image", os.O_RDWR))
+    b.open_and_close("image", os.O_RDWR)
     yield b.reads("image", data)
     yield b.copied_up("image", data)
 
@@ -133,8 +122,8 @@ def same_properties(b: Bench) -> Observations:
     path = b.file("file", b"content\n", mode=0o2750, owner=(12, 34))
     b.user_xattr(path, "user.note", b"kept")
     b.mount()
-    os.close(b.union.open("file", os.O_RDWR))
-    for where, layer in (("in the union", b.union), ("on the top", MountedCalls(str(b.top)))):
+    b.open_and_close("file", os.O_RDWR)
+    for where, layer in (("in the union", b.union), ("on the top", b.calls(b.top))):
         status = layer.lstat("file")
         yield b.same(
             "attributes",
@@ -153,13 +142,13 @@ def same_properties(b: Bench) -> Observations:
 def parents(b: Bench) -> Observations:
     b.file("one/two/three/file", _CONTENT)
     b.file("one/two/other")
-    os.chown(b.bottom / "one/two", 12, 34)
-    os.chmod(b.bottom / "one/two", 0o1771)
+    b.own(b.bottom / "one/two", (12, 34))
+    b.calls(b.bottom).chmod("one/two", 0o1771)
     b.mount()
     b.write("one/two/three/file", b"changed\n")
     for name in ("one", "one/two", "one/two/three"):
         yield b.on_top(name, "directory")
-    status = (b.top / "one/two").lstat()
+    status = b.calls(b.top).lstat("one/two")
     yield b.same(
         "attributes",
         "mode and owner of one/two on the top",

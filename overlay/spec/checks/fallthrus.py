@@ -167,14 +167,12 @@ def only_missing(b: Bench) -> Observations:
 @check("dircopyup.same-listing")
 def same_listing(b: Bench) -> Observations:
     names = [f"file{number:03}" for number in range(97)]
-    for name in names[::2]:
-        b.file(f"shareddir/{name}")
-    for name in names[1::2]:
-        b.file(f"shareddir/{name}", on=b.top)
+    b.files("shareddir/file%03d", range(0, 97, 2))
+    b.files("shareddir/file%03d", range(1, 97, 2), on=b.top)
     b.mount()
     yield b.lists("shareddir", names)
-    first = b.names("shareddir")
-    second = b.names("shareddir")
+    first = b.order("shareddir")
+    second = b.order("shareddir")
     yield b.same(
         "view", "order of a second listing", "as before", "as before" if first == second else "new"
     )
@@ -188,7 +186,7 @@ def same_listing(b: Bench) -> Observations:
 def without_reference(b: Bench) -> Observations:
     _primed(b)
     # The bottom is free to change while no union uses it (L263).
-    (b.bottom / "dir/kept").unlink()
+    b.remove(b.bottom / "dir/kept")
     accepted = b.mounts()
     yield accepted
     if accepted.ok:

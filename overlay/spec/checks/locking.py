@@ -7,8 +7,7 @@ from overlay.spec.checks import Observations, check
 
 
 def _directories(b: Bench, *names: str) -> None:
-    for name in names:
-        (b.top.parent / name).mkdir()
+    b.make(*(b.top.parent / name for name in names))
 
 
 @check("locking.exactly-two")
@@ -43,7 +42,7 @@ def bottom_is_no_top(b: Bench) -> Observations:
     b.file("file")
     b.mount()
     work = b.bottom.parent / "bottom.work"
-    work.mkdir()
+    b.make(work)
     _directories(b, "bottom2")
     accepted = b.refuses(
         "mounting another union whose top is this one's bottom",

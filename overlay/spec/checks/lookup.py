@@ -6,6 +6,7 @@ import os
 import stat
 from functools import partial
 
+from overlay.spec import shell
 from overlay.spec.bench import Bench
 from overlay.spec.checks import Observations, check
 from overlay.spec.observe import Lacks
@@ -65,6 +66,12 @@ def creates_directory(b: Bench) -> Observations:
     yield b.on_top("one/two", "directory")
 
 
+def _numbers(directory: str) -> str:
+    """A command that prints names with both of their inode numbers."""
+    code = "[print(e.name, e.inode(), e.stat(follow_symlinks=False).st_ino) for e in entries]"
+    return shell.calling(f"entries = os.scandir({directory!r}); {code}")
+
+
 @check("readdir.inode-numbers")
 def inode_numbers(b: Bench) -> Observations:
     b.file("merged/below")
@@ -73,6 +80,7 @@ def inode_numbers(b: Bench) -> Observations:
     b.file("merged/above", on=b.top)
     b.mount()
     b.union.chmod("merged/copied", 0o600)
+    b.steps.do(_numbers("mnt/merged"))
     wrong = [
         os.fsdecode(entry.name)
         for entry in b.union.readdir("merged")
@@ -87,7 +95,7 @@ def inode_numbers(b: Bench) -> Observations:
 def symlink_covers_directory(b: Bench) -> Observations:
     b.file("name/inside", b"hidden\n")
     b.file("other/inside", b"reached\n")
-    (b.top / "name").symlink_to("other")
+    b.symlink("name", "other", on=b.top)
     b.mount()
     yield b.reads("name/inside", b"reached\n")
     yield b.lists("name", ("inside",))
@@ -131,7 +139,7 @@ def types(b: Bench) -> Observations:
         own = layer.name
         b.directory(f"dir/{own}-directory", on=layer)
         b.file(f"dir/{own}-file", on=layer)
-        (layer / f"dir/{own}-symlink").symlink_to("nowhere")
+        b.symlink(f"dir/{own}-symlink", "nowhere", on=layer)
     b.mount()
     kinds = ("directory", "file", "symlink")
     yield b.lists("dir", [f"{layer}-{kind}" for layer in ("bottom", "top") for kind in kinds])
@@ -153,6 +161,7 @@ def inode_numbers_kept(b: Bench) -> Observations:
     b.mount()
 
     def numbers() -> str:
+        b.steps.do(_numbers("mnt/dir"))
         listed = sorted((entry.name, entry.ino) for entry in b.union.readdir("dir"))
         return " ".join(f"{os.fsdecode(name)}={ino}" for name, ino in listed)
 

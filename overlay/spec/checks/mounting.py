@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 
 from overlay.spec.bench import Bench
-from overlay.spec.calls import read
 from overlay.spec.checks import Observations, check
 from overlay.spec.observe import attempt
 
@@ -29,18 +28,14 @@ def bottom_shared(b: Bench) -> Observations:
     b.mount()
     others = b.mnt.parent / "others"
     top, work = b.top.parent / "top2", b.top.parent / "top2.work"
-    for directory in (others, top, work):
-        directory.mkdir()
+    b.make(others, top, work)
     yield b.mounts(lambda: b.mount_union(others, bottom=b.bottom, top=top, work=work))
     b.write("file", b"changed here\n")
     yield b.reads("file", b"changed here\n")
-    observed = read(b.target.calls(str(others)), "file").decode()
+    observed = b.calls(others).read("file").decode()
     yield b.same("view", "the file in the other union", "bottom\n", observed)
-    yield b.same("view", "the file on the bottom itself", "bottom\n", _text(b))
-
-
-def _text(b: Bench) -> str:
-    return (b.bottom / "file").read_text()
+    below = b.calls(b.bottom).read("file").decode()
+    yield b.same("view", "the file on the bottom itself", "bottom\n", below)
 
 
 @check("mount.top-once")
@@ -48,7 +43,7 @@ def top_once(b: Bench) -> Observations:
     b.file("file")
     b.mount()
     work = b.top.parent / "work2"
-    work.mkdir()
+    b.make(work)
     yield b.refuses(
         "mounting the same top once more",
         lambda: b.mount_union(b.mnt.parent / "again", bottom=b.bottom, top=b.top, work=work),
@@ -64,7 +59,7 @@ def not_top_and_bottom(b: Bench) -> Observations:
         lambda: b.mount_union(b.mnt, bottom=b.top, top=b.top, work=b.work),
     )
     inside = b.top / "inside"
-    inside.mkdir()
+    b.make(inside)
     yield b.refuses(
         "mounting with a bottom inside the top",
         lambda: b.mount_union(b.mnt, bottom=inside, top=b.top, work=b.work),
@@ -76,7 +71,7 @@ def not_crossed(b: Bench) -> Observations:
     b.file("file")
     b.mount()
     work = b.bottom.parent / "crossed.work"
-    work.mkdir()
+    b.make(work)
     crossed = b.refuses(
         "mounting B over A while A is over B",
         lambda: b.mount_union(b.mnt.parent / "crossed", bottom=b.top, top=b.bottom, work=work),
@@ -90,7 +85,7 @@ def not_crossed(b: Bench) -> Observations:
 def bottom_never_written(b: Bench) -> Observations:
     for name in ("edit", "chmod", "unlink", "rename", "link", "dir/one", "dir/sub/two", "old/x"):
         b.file(name, b"bottom content\n")
-    (b.bottom / "symlink").symlink_to("edit")
+    b.symlink("symlink", "edit")
     b.mount()
     b.write("symlink", b"through a symlink\n")
     b.union.chmod("chmod", 0o600)
@@ -115,7 +110,7 @@ def no_space(b: Bench) -> Observations:
     b.file("large", b"x" * (2 << 20))
     b.limit_top(1 << 20)
     b.mount()
-    answer = attempt(lambda: os.close(b.union.open("large", os.O_WRONLY)))
+    answer = attempt(lambda: b.open_and_close("large", os.O_WRONLY))
     allowed = answer in {"ENOSPC", "EIO"}
     yield b.same(
         "result",

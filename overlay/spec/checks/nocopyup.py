@@ -16,7 +16,7 @@ def _tree(b: Bench) -> None:
     for name in ("file", "dir/file", "dir/sub/file"):
         b.file(name, b"bottom content\n")
     b.directory("dir/empty")
-    (b.bottom / "link").symlink_to("file")
+    b.symlink("link", "file")
     b.mount()
 
 
@@ -73,7 +73,7 @@ def listing(b: Bench) -> Observations:
 def creating(b: Bench) -> Observations:
     _tree(b)
     calls: dict[str, Callable[[], object]] = {
-        "creat": lambda: os.close(b.union.open("dir/creat", os.O_CREAT | os.O_EXCL)),
+        "creat": lambda: b.open_and_close("dir/creat", os.O_CREAT | os.O_EXCL),
         "mkdir": partial(b.union.mkdir, "dir/mkdir"),
         "mkfifo": lambda: b.union.mknod("dir/mkfifo", stat.S_IFIFO | 0o644),
         "mknod": lambda: b.union.mknod("dir/mknod", stat.S_IFCHR | 0o600, os.makedev(1, 3)),
@@ -112,10 +112,10 @@ def removing(b: Bench) -> Observations:
 @check("atime.top")
 def atime_top(b: Bench) -> Observations:
     b.file("above", b"top\n", on=b.top)
-    before = (b.top / "above").lstat().st_atime_ns
+    before = b.access_time(b.top / "above")
     b.mount()
     yield b.reads("above", b"top\n")
-    after = (b.top / "above").lstat().st_atime_ns
+    after = b.access_time(b.top / "above")
     moved = "as before" if after == before else "updated"
     yield b.same("attributes", "access time of a top file that was read", "as before", moved)
 
@@ -129,10 +129,10 @@ def atime_bottom(b: Bench) -> Observations:
     if probe.lstat().st_atime_ns == before:
         raise Lacks("a bottom whose file system updates access times")
     bottom = b.file("file")
-    before = bottom.lstat().st_atime_ns
+    before = b.access_time(bottom)
     b.mount()
     yield b.reads("file", b"bottom\n")
-    moved = "as before" if bottom.lstat().st_atime_ns == before else "updated"
+    moved = "as before" if b.access_time(bottom) == before else "updated"
     yield b.same("attributes", "access time of a bottom file that was read", "as before", moved)
     yield b.top_holds()
 

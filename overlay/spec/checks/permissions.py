@@ -42,8 +42,8 @@ def owner(b: Bench) -> Observations:
     yield seen
     yield b.reads("file", b"mine\nstill mine\n")
     yield b.copied_up("file", b"mine\nstill mine\n")
-    on_top = b.top / "file"
-    observed = on_top.lstat().st_uid if on_top.exists() else "nothing"
+    on_top = (b.top / "file").exists()
+    observed = b.calls(b.top).lstat("file").st_uid if on_top else "nothing"
     yield b.same("attributes", "owner on the top", _USER.uid, observed)
 
 

@@ -10,8 +10,8 @@ from overlay.spec.bench import Bench
 from overlay.spec.checks import Observations, check
 
 
-def _remount_rw(bottom: Path) -> None:
-    filesystems.remount(bottom, read_only=False)
+def _remount_rw(b: Bench, bottom: Path) -> None:
+    filesystems.remount(b, bottom, read_only=False)
 
 
 def _image(b: Bench) -> None:
@@ -30,7 +30,7 @@ def remount_refused(b: Bench) -> Observations:
     b.needs_mount("the engine holds its layers only while it is asked something")
     _image(b)
     b.mount()
-    yield b.refuses("remounting the bottom read-write", partial(_remount_rw, b.bottom))
+    yield b.refuses("remounting the bottom read-write", partial(_remount_rw, b, b.bottom))
     yield b.reads("file", b"bottom\n")
 
 
@@ -40,8 +40,8 @@ def released(b: Bench) -> Observations:
     b.mount()
     yield b.reads("file", b"bottom\n")
     b.unmount()
-    yield b.result("remount,rw after unmounting the union", partial(_remount_rw, b.bottom))
-    yield b.result("remount,ro again", partial(filesystems.remount, b.bottom, read_only=True))
+    yield b.result("remount,rw after unmounting the union", partial(_remount_rw, b, b.bottom))
+    yield b.result("remount,ro again", partial(filesystems.remount, b, b.bottom, read_only=True))
 
 
 @check("readonly.counts-users")
@@ -50,12 +50,11 @@ def counts_users(b: Bench) -> Observations:
     _image(b)
     b.mount()
     other, top, work = (b.top.parent / name for name in ("other", "top2", "top2.work"))
-    for directory in (other, top, work):
-        directory.mkdir()
+    b.make(other, top, work)
     b.mount_union(other, bottom=b.bottom, top=top, work=work)
     b.unmount(other)
     yield b.refuses(
-        "remounting read-write after one of two unions is gone", partial(_remount_rw, b.bottom)
+        "remounting read-write after one of two unions is gone", partial(_remount_rw, b, b.bottom)
     )
 
 
@@ -63,10 +62,10 @@ def counts_users(b: Bench) -> Observations:
 def second_mount(b: Bench) -> Observations:
     _image(b)
     elsewhere = b.mnt.parent / "elsewhere"
-    elsewhere.mkdir()
+    b.make(elsewhere)
     b.bind(b.bottom, elsewhere)
     b.mount()
-    yield b.result("creat in another mount of it", (elsewhere / "new").touch, "EROFS")
+    yield b.result("mkdir in another mount of it", lambda: b.calls(elsewhere).mkdir("new"), "EROFS")
     yield b.reads("file", b"bottom\n")
 
 
@@ -75,6 +74,6 @@ def without_device(b: Bench) -> Observations:
     b.needs_mount("the engine holds its layers only while it is asked something")
     b.submount(b.bottom)
     b.file("file", b"bottom\n")
-    filesystems.remount(b.bottom, read_only=True)
+    filesystems.remount(b, b.bottom, read_only=True)
     b.mount()
-    yield b.refuses("remounting a tmpfs bottom read-write", partial(_remount_rw, b.bottom))
+    yield b.refuses("remounting a tmpfs bottom read-write", partial(_remount_rw, b, b.bottom))

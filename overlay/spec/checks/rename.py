@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import os
 import stat
 
 from overlay.spec.bench import Bench
@@ -40,7 +39,7 @@ def replaces_bottom(b: Bench) -> Observations:
 @check("rename.moves-hard-link")
 def moves_hard_link(b: Bench) -> Observations:
     b.file("one", b"linked\n")
-    os.link(b.bottom / "one", b.bottom / "two")
+    b.hard_link("one", "two")
     b.mount()
     yield b.result("rename one three", lambda: b.union.rename("one", "three"))
     yield b.absent("one")
@@ -54,7 +53,7 @@ def moves_hard_link(b: Bench) -> Observations:
 def directory_fallback(b: Bench) -> Observations:
     b.file("old/file", b"content\n", mode=0o640)
     b.file("old/sub/deep", b"deep\n")
-    (b.bottom / "old/link").symlink_to("file")
+    b.symlink("old/link", "file")
     b.mount()
     yield b.result("mv old new", lambda: _move(b, "old", "new"))
     yield b.absent("old")

@@ -22,7 +22,7 @@ def _filled(b: Bench) -> None:
     b.file("dir/file", _CONTENT, mode=0o640, owner=(12, 34))
     b.file("dir/gone")
     b.file("dir/sub/deep", b"deep\n")
-    (b.bottom / "dir/link").symlink_to("file")
+    b.symlink("dir/link", "file")
 
 
 def _as_bottom(b: Bench, kind: str) -> Observations:
@@ -31,7 +31,7 @@ def _as_bottom(b: Bench, kind: str) -> Observations:
     if kind == "tmpfs":
         b.submount(b.bottom)
         _filled(b)
-        filesystems.remount(b.bottom, read_only=True)
+        filesystems.remount(b, b.bottom, read_only=True)
     else:
         filesystems.put_bottom(b, kind)
     b.mount()
@@ -115,6 +115,7 @@ def e2fsck(b: Bench) -> Observations:
     b.unmount()
     b.uncover(home)
     done = subprocess.run(["e2fsck", "-f", "-n", image], capture_output=True, check=False)
+    b.steps.do(f"e2fsck -f -n {b.steps.path(image)}")
     # 4: errors left uncorrected (e2fsck(8)).
     yield b.same("result", "exit code of e2fsck -f -n", 0, done.returncode)
 

@@ -179,7 +179,7 @@ def not_made_by_mknod(b: Bench) -> Observations:
 @check("opaque.nothing-inherited")
 def nothing_inherited(b: Bench) -> Observations:
     b.directory("olddir", mode=0o2770)
-    os.chown(b.bottom / "olddir", 12, 34)
+    b.own(b.bottom / "olddir", (12, 34))
     b.mount()
     b.union.rmdir("olddir")
     yield b.result("mkdir olddir", partial(b.union.mkdir, "olddir", 0o750))

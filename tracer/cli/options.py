@@ -1,0 +1,119 @@
+"""Options that several trace commands share, so that they mean the same everywhere."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+
+from overlay.cli.quantities import duration
+
+if TYPE_CHECKING:
+    from tracer.selection import Selection
+    from tracer.session import Session
+
+__all__ = ["make_session", "recording_options", "selection_of", "selection_options"]
+
+Command = TypeVar("Command", bound=Callable[..., Any])
+
+_COMMON = [
+    click.option(
+        "--uid",
+        "uids",
+        multiple=True,
+        type=click.IntRange(min=0),
+        metavar="U",
+        help="Only this user's; may be repeated.",
+    ),
+    click.option(
+        "--path", "under", metavar="P", help="Only this path in the union, and those below it."
+    ),
+    click.option(
+        "--min-duration",
+        "min_ns",
+        type=duration,
+        metavar="T",
+        help="Only what took so long: 500us, 10ms.",
+    ),
+]
+_RECORDING = [
+    click.option(
+        "--mount",
+        "mounts",
+        multiple=True,
+        metavar="M",
+        help="Only this union; may be repeated.  Default: all, also those mounted meanwhile.",
+    ),
+    click.option(
+        "--pid",
+        "pids",
+        multiple=True,
+        type=click.IntRange(min=1),
+        metavar="P",
+        help="Only this process and its descendants; may be repeated.",
+    ),
+    click.option("--cgroup", metavar="C", help="Only this cgroup2 directory and those below it."),
+    *_COMMON,
+]
+_SELECTION = [
+    click.option("--kind", "kinds", multiple=True, metavar="K", help="Only copyup, lookup, …"),
+    click.option("--mount", "mounts", multiple=True, metavar="M", help="Only this mount point."),
+    click.option(
+        "--pid",
+        "pids",
+        multiple=True,
+        type=click.IntRange(min=1),
+        metavar="P",
+        help="Only this process.",
+    ),
+    click.option("--comm", "comms", multiple=True, metavar="NAME", help="Only threads so named."),
+    click.option("--op", "ops", multiple=True, metavar="CALL", help="Only this system call."),
+    click.option(
+        "--how", "hows", multiple=True, metavar="HOW", help="Only copy, reflink, metacopy or none."
+    ),
+    click.option(
+        "--cgroup",
+        "cgroups",
+        multiple=True,
+        metavar="C",
+        help="Only this cgroup and those below it.",
+    ),
+    *_COMMON,
+    click.option("--failed", is_flag=True, help="Only system calls that failed."),
+]
+
+
+def _all(options: Sequence[Callable[[Command], Command]]) -> Callable[[Command], Command]:
+    def decorate(command: Command) -> Command:
+        for option in reversed(options):
+            command = option(command)
+        return command
+
+    return decorate
+
+
+#: What to trace; the values go to :func:`make_session`.
+recording_options = _all(_RECORDING)
+#: Which spans of a trace to use; the values go to :func:`selection_of`.
+selection_options = _all(_SELECTION)
+
+
+def selection_of(values: dict[str, Any]) -> Selection:
+    """The selection that :data:`selection_options` gave."""
+    from tracer.selection import Selection
+
+    return Selection(**{name: value for name, value in values.items() if value})
+
+
+def make_session(
+    values: dict[str, Any], watched: Sequence[int] = (), command: Sequence[str] = ()
+) -> Session:
+    """A session by what :data:`recording_options` gave; ``watched`` processes are traced
+    where the options name neither processes nor a cgroup."""
+    from tracer.selection import Selection
+    from tracer.session import Session
+
+    pids = values["pids"] or (() if values["cgroup"] else watched)
+    kept = Selection(uids=values["uids"], under=values["under"], min_ns=values["min_ns"] or 0)
+    return Session(values["mounts"], pids, values["cgroup"], selection=kept, command=command)
