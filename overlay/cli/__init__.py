@@ -28,6 +28,8 @@ SUBCOMMANDS = {
     "diff": ("Show what the top changes of its bottoms.", "overlay.cli.diff:diff"),
     "commit": ("Do what a top changes to its bottom.", "overlay.cli.commit:commit"),
     "discard": ("Empty a top.", "overlay.cli.discard:discard"),
+    "merge": ("Make one top of several.", "overlay.cli.merge:merge"),
+    "squash": ("Make one bottom of several.", "overlay.cli.merge:squash"),
     "check": ("Find damage in a top, and repair it.", "overlay.cli.check:check"),
     "prime": ("Copy directories up ahead of time, as fallthrus.", "overlay.cli.prime:prime"),
     "freeze": ("Make a bottom that cannot change.", "overlay.cli.freeze:freeze"),
