@@ -30,6 +30,11 @@ SUBCOMMANDS = {
     "discard": ("Empty a top.", "overlay.cli.discard:discard"),
     "merge": ("Make one top of several.", "overlay.cli.merge:merge"),
     "squash": ("Make one bottom of several.", "overlay.cli.merge:squash"),
+    "export": ("Write a top in another format.", "overlay.cli.export:export"),
+    "import": (
+        "Make a layer of an archive, image or directory.",
+        "overlay.cli.import_:import_",
+    ),
     "check": ("Find damage in a top, and repair it.", "overlay.cli.check:check"),
     "prime": ("Copy directories up ahead of time, as fallthrus.", "overlay.cli.prime:prime"),
     "freeze": ("Make a bottom that cannot change.", "overlay.cli.freeze:freeze"),

@@ -93,11 +93,11 @@ def test_merge_and_squash(tree: Layers) -> None:
     second.mkdir()
     (second / "etc").mkdir()
     (second / "etc" / "new").write_text("newest")
-    tops = ["--top", second, "--top", tree.top]
+    tops: list[str | Path] = ["--top", second, "--top", tree.top]
     done = fallthru("merge", "--json", *tops, "--bottom", tree.bottom, "-o", merged)
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout) == {"directory": str(merged), "entries": 5}
-    bottoms = ["--bottom", merged, "--bottom", tree.bottom]
+    bottoms: list[str | Path] = ["--bottom", merged, "--bottom", tree.bottom]
     done = fallthru("squash", *bottoms, "-o", flat)
     assert done.stdout == f"{flat}: 5 entries\n"
     assert (flat / "etc" / "new").read_text() == "newest"
