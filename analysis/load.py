@@ -27,6 +27,7 @@ from tracer.parts import (
     discover,
     read_part,
     siblings,
+    whole_run,
 )
 from tracer.schema import SCHEMA, RunMetadata
 
@@ -143,7 +144,8 @@ def batches(
     """The spans that :func:`load` reads, one part at a time: for traces larger than memory.
 
     Every batch is of one run, under the name that :func:`load` gives it; damage comes with the
-    last one of its run.  ``trace record`` closes a part at 64 MiB, unless told otherwise.
+    last one of its run.  ``trace record`` closes a part at 262,144 spans, about 50 MB as a frame,
+    unless it is told to rotate by size or time.
     Raises what :func:`load` raises.
     """
     names = _wanted(columns)
@@ -236,7 +238,7 @@ def _tables(found: _Found, names: list[str] | None) -> Iterator[pa.Table]:
 
 def _check_count(found: _Found) -> None:
     """A finished run says how many spans it has: parts that are gone show in the count."""
-    merged = _merge(found.metadata)
+    merged = whole_run(found.metadata)
     if merged.ended_ns is None or found.damage or set(found.parts) != set(siblings(found.path)):
         return
     want = merged.spans - merged.removed
@@ -245,25 +247,13 @@ def _check_count(found: _Found) -> None:
         found.damage.append(Damage(found.path, missing))
 
 
-def _merge(parts: Sequence[RunMetadata]) -> RunMetadata:
-    """What the parts of one run say together: the last writing wins, counters only grow."""
-    last = max(parts, key=lambda one: (one.ended_ns or 0, one.spans))
-    return dataclasses.replace(
-        last,
-        spans=max(one.spans for one in parts),
-        lost=max(one.lost for one in parts),
-        unmatched=max(one.unmatched for one in parts),
-        removed=max(one.removed for one in parts),
-    )
-
-
 def _runs(found: Sequence[_Found]) -> tuple[Run, ...]:
     labels = _labels([one.path for one in found])
     return tuple(_run(one, label) for one, label in zip(found, labels, strict=True))
 
 
 def _run(found: _Found, label: str) -> Run:
-    merged = _merge(found.metadata)
+    merged = whole_run(found.metadata)
     return Run(label, found.path, merged, parts=len(found.metadata), spans=found.spans)
 
 

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import os
-import stat
 from typing import Any
 
 import pandas as pd
@@ -14,7 +12,7 @@ from analysis.compare import compare, overlap
 from analysis.findings import findings
 from analysis.load import Run, Trace
 from analysis.regress import ratios
-from overlay.errors import OperationFailed, UsageError
+from overlay.outfile import check_target, write_atomically
 from overlay.text import printable
 
 __all__ = ["as_data", "check_target", "write_atomically"]
@@ -96,60 +94,3 @@ def _plain(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return [_plain(one) for one in value]
     return printable(value) if isinstance(value, str) else value
-
-
-def check_target(path: str) -> None:
-    """Refuse a page that could not be written, before the work and not after it."""
-    directory = os.path.dirname(os.path.realpath(path))
-    if not os.path.isdir(directory):
-        raise UsageError(
-            f"no such directory: {printable(directory)}", hint="make it, or name another page"
-        )
-    try:
-        mode = os.stat(path).st_mode
-    except FileNotFoundError:
-        return
-    if not stat.S_ISREG(mode):
-        raise UsageError(f"{printable(path)} is not a regular file", hint="name another page")
-
-
-def write_atomically(path: str, content: str) -> None:
-    """Write ``content`` so that ``path`` has all of it or is as it was, also after a crash.
-
-    Raises :class:`OperationFailed`; nothing is left behind then.
-    """
-    target = os.path.realpath(path)
-    directory = os.path.dirname(target)
-    aside = os.path.join(directory, f".fallthru-{os.getpid()}.html")
-    try:
-        handle = os.open(aside, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
-    except OSError as error:
-        raise _failed(path, error) from error
-    try:
-        with open(handle, "w", encoding="utf-8") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.rename(aside, target)
-        _sync_directory(directory)
-    except OSError as error:
-        raise _failed(path, error) from error
-    finally:
-        if os.path.lexists(aside):
-            os.unlink(aside)
-
-
-def _sync_directory(directory: str) -> None:
-    handle = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
-
-
-def _failed(path: str, error: OSError) -> OperationFailed:
-    return OperationFailed(
-        f"cannot write {printable(path)}",
-        hint="name a page where you may write, on a file system with room",
-        errno=error.errno or 0,
-    )

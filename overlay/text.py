@@ -1,4 +1,4 @@
-"""Turning the kernel's bytes into text people and JSON parsers can take.
+"""Turning the kernel's bytes and figures into text people and JSON parsers can take.
 
 File names are bytes.  Inside the program they travel as ``bytes`` or as ``str``
 with surrogate escapes (:func:`os.fsdecode`); neither can be printed safely, so
@@ -7,9 +7,10 @@ everything that leaves the program as text goes through :func:`printable`.
 
 from __future__ import annotations
 
+import math
 import os
 
-__all__ = ["human_bytes", "printable"]
+__all__ = ["human_bytes", "human_time", "printable"]
 
 
 def printable(path: str | bytes | os.PathLike[str]) -> str:
@@ -42,3 +43,24 @@ def human_bytes(count: int | float) -> str:
             return f"{size:.0f} B" if unit == "B" else f"{size:.1f} {unit}"
         size /= 1024
     return f"{size:.1f} TiB"
+
+
+def human_time(ns: float, *, trim: bool = False) -> str:
+    """A duration with three digits and its unit: ``850 ns``, ``3.60 ms``, ``12.0 s``.
+
+    ``trim`` drops zeros behind the point, for the marks of a scale: ``1 ms``.
+    """
+    if not math.isfinite(ns):
+        return "–"
+    for unit, scale in (("ns", 1e3), ("µs", 1e3), ("ms", 1e3), ("s", 60.0), ("min", 60.0)):
+        if abs(ns) < scale * 0.9995:
+            return f"{ns:.0f} {unit}" if unit == "ns" else f"{_digits(ns, trim)} {unit}"
+        ns /= scale
+    return f"{_digits(ns, trim)} h"
+
+
+def _digits(value: float, trim: bool) -> str:
+    if value == 0 or abs(value) >= 99.95:
+        return f"{value:.0f}"
+    text = f"{value:.1f}" if abs(value) >= 9.995 else f"{value:.2f}"
+    return text.rstrip("0").rstrip(".") if trim else text

@@ -13,6 +13,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING
 
 from overlay.errors import OperationFailed
+from overlay.outfile import sync_directory
 from overlay.text import printable
 
 if TYPE_CHECKING:
@@ -20,14 +21,10 @@ if TYPE_CHECKING:
 
     from tracer.schema import RunMetadata
 
-__all__ = ["PartFile", "Stored", "sync_directory"]
+__all__ = ["PartFile", "Stored"]
 
-_TIMES = ("ts", "dur", "create", "data", "sync", "meta", "link")
-#: The other columns but ``path``.
-_REPEATING = [
-    *("kind", "pid", "tid", "uid", "comm", "cgroup", "op", "ftype", "size", "bytes", "how"),
-    *("errno", "mount", "backend"),
-]
+#: Numbers that come again and again, besides the categories.
+_REPEATING = ("pid", "tid", "uid", "size", "bytes", "errno")
 
 
 @dataclass(frozen=True)
@@ -46,10 +43,12 @@ class PartFile:
     """
 
     def __init__(self, directory: str, name: str, metadata: RunMetadata) -> None:
+        import pyarrow as pa
         import pyarrow.parquet as pq
 
-        from tracer.schema import schema_with
+        from tracer.schema import PHASES, SCHEMA, schema_with
 
+        categories = [one.name for one in SCHEMA if pa.types.is_dictionary(one.type)]
         self._directory = directory
         self._final = os.path.join(directory, name)
         self._aside = os.path.join(directory, f".{name}")
@@ -62,8 +61,8 @@ class PartFile:
                 compression="zstd",
                 write_page_checksum=True,
                 # Times hardly ever repeat: dictionaries of them are memory and nothing else.
-                use_dictionary=_REPEATING,
-                column_encoding=dict.fromkeys(_TIMES, "DELTA_BINARY_PACKED"),
+                use_dictionary=[*_REPEATING, *categories],
+                column_encoding=dict.fromkeys(("ts", "dur", *PHASES), "DELTA_BINARY_PACKED"),
             )
         except OSError as error:
             raise self._failed(error) from error
@@ -116,12 +115,3 @@ class PartFile:
             hint="what was written so far is kept and readable",
             errno=error.errno or 0,
         )
-
-
-def sync_directory(directory: str) -> None:
-    """Have its names on disk."""
-    fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)

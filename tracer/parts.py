@@ -7,7 +7,7 @@ import glob
 import json
 import os
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -25,6 +25,7 @@ __all__ = [
     "discover",
     "read_part",
     "siblings",
+    "whole_run",
 ]
 
 StrPath = str | os.PathLike[str]
@@ -197,6 +198,18 @@ def _check_metadata(metadata: RunMetadata) -> None:
     sound = sound and (metadata.ended_ns is None or isinstance(metadata.ended_ns, int))
     if not sound or not all(isinstance(one, dict) for one in metadata.mounts.values()):
         raise PartError("damaged: a metadata value has the wrong type")
+
+
+def whole_run(parts: Sequence[RunMetadata]) -> RunMetadata:
+    """What the parts of one run say together: the last writing wins, counters only grow."""
+    last = max(parts, key=lambda one: (one.ended_ns or 0, one.spans))
+    return dataclasses.replace(
+        last,
+        spans=max(one.spans for one in parts),
+        lost=max(one.lost for one in parts),
+        unmatched=max(one.unmatched for one in parts),
+        removed=max(one.removed for one in parts),
+    )
 
 
 def _conform(table: pa.Table, names: list[str]) -> pa.Table:

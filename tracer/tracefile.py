@@ -15,8 +15,9 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from overlay.errors import NoPrivilege, OperationFailed, Refused, UsageError
+from overlay.outfile import sync_directory
 from overlay.text import printable
-from tracer.partfile import PartFile, Stored, sync_directory
+from tracer.partfile import PartFile, Stored
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -35,13 +36,14 @@ class OutputNotEmpty(Refused):
 
 @dataclass(frozen=True)
 class Rotation:
-    """When a part is full: at ``size`` bytes or after ``seconds``, whichever comes first.
+    """When a part is full: at ``size`` bytes, ``rows`` or after ``seconds``, whichever is first.
 
     Only the newest ``keep`` parts stay, besides the one that is being filled.
     """
 
-    size: int | None = 64 << 20
+    size: int | None = None
     seconds: float | None = None
+    rows: int | None = 1 << 18
     keep: int | None = None
 
 
@@ -116,9 +118,11 @@ class TraceWriter:
         if not self._pieces:
             return False
         limit = self.rotation
-        if limit.size is not None and sum(one.size for one in self._pieces) >= limit.size:
-            return True
-        return limit.seconds is not None and time.monotonic() - self._opened >= limit.seconds
+        return (
+            (limit.size is not None and sum(one.size for one in self._pieces) >= limit.size)
+            or (limit.rows is not None and sum(one.rows for one in self._pieces) >= limit.rows)
+            or (limit.seconds is not None and time.monotonic() - self._opened >= limit.seconds)
+        )
 
     def close_part(self, metadata: RunMetadata) -> Iterator[None]:
         """Make one file of the open part's pieces, with ``metadata``, step by step.

@@ -104,7 +104,11 @@ def test_size_and_time(tmp_path: Path) -> None:
         by_size.add(table(499, seed), RUN)
     by_time.add(table(2), RUN)
     never.add(table(2), RUN)
-    assert [one.full for one in (by_size, by_time, never)] == [True, True, False]
+    by_rows = TraceWriter(str(tmp_path / "r"), Rotation(rows=5))
+    by_rows.add(table(4), RUN)
+    assert not by_rows.full
+    by_rows.add(table(1), RUN)
+    assert [one.full for one in (by_size, by_time, never, by_rows)] == [True, True, False, True]
 
 
 def test_a_full_disk_leaves_the_pieces(tmpfs_dir: Path) -> None:

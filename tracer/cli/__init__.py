@@ -10,7 +10,11 @@ __all__ = ["SUBCOMMANDS", "trace"]
 
 SUBCOMMANDS = {
     "record": ("Record copyups until a command ends, or for as long as told.", "record:record"),
-    "show": ("Print the spans of a trace.", "show:show"),
+    "top": ("Watch who copies up what, live.", "top:top"),
+    "show": ("Print the spans of traces.", "show:show"),
+    "hist": ("Show how times or sizes are distributed.", "hist:hist"),
+    "merge": ("Make one trace of several.", "merge:merge"),
+    "export": ("Turn a trace into other tools' formats.", "export:export"),
     "doctor": ("Tell whether tracing works on this machine.", "doctor:doctor"),
 }
 
@@ -27,4 +31,5 @@ def trace() -> None:
     \b
     fallthru trace record -o /tmp/t -- chmod -R g+w /mnt/doc
     fallthru trace show /tmp/t
+    fallthru trace top
     """

@@ -77,11 +77,12 @@ def record(
     if output is None and listen is None:
         raise click.UsageError("say where to: -o DIR, --listen PORT, or both")
     stay_small()
-    rotation = None
-    if rotate_size or rotate_every or keep:
-        seconds = rotate_every / 1e9 if rotate_every else None
-        full = rotate_size or (None if rotate_every else Rotation.size)
-        rotation = Rotation(full, seconds, keep)
+    rotation = Rotation(
+        rotate_size,
+        rotate_every / 1e9 if rotate_every else None,
+        None if rotate_size or rotate_every else Rotation.rows,
+        keep,
+    )
     with ExitStack() as stack:
         watchers, told = [], []
         if listen is not None:
