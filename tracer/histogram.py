@@ -65,7 +65,8 @@ class Histogram:
         buckets, counts = np.unique(_indices(array), return_counts=True)
         least, greatest = int(array.min()), int(array.max())
         self._take(dict(zip(buckets.tolist(), counts.tolist(), strict=True)), least, greatest)
-        self.sum += int(array.sum())
+        # In halves: the sum of 64-bit numbers may not be one.
+        self.sum += (int((array >> 32).sum()) << 32) + int((array & 0xFFFFFFFF).sum())
 
     def merge(self, other: Histogram) -> None:
         """Add what ``other`` counted."""
