@@ -26,6 +26,7 @@ __all__ = [
     "fs_name",
     "has_d_type",
     "has_reflink",
+    "has_rename_exchange",
     "has_rename_whiteout",
     "has_tmpfile",
     "has_whiteout_device",
@@ -60,8 +61,8 @@ _MAGIC: Final = {
     0x62656572: "sysfs",
 }
 
-#: Always made device nodes and has a type in every directory entry.  Trying would cost
-#: each mount two changes of the disk; for these four the answer can't be another.
+#: Always made device nodes, exchanged names, and has a type in every directory entry.
+#: Trying would cost each mount some changes of the disk; here the answer can't be another.
 _KNOWN_GOOD: Final = frozenset({"tmpfs", "btrfs"})
 _MAKES_DEVICES: Final = _KNOWN_GOOD | {"ext4", "xfs"}
 
@@ -81,6 +82,7 @@ class LayerCapabilities:
     tmpfile: bool
     reflink: bool
     rename_whiteout: bool
+    rename_exchange: bool
 
 
 def capabilities(dirfd: int) -> LayerCapabilities:
@@ -100,6 +102,7 @@ def capabilities(dirfd: int) -> LayerCapabilities:
         tmpfile=tried(has_tmpfile),
         reflink=tried(has_reflink),
         rename_whiteout=tried(has_rename_whiteout),
+        rename_exchange=tried(has_rename_exchange),
     )
 
 
@@ -114,10 +117,21 @@ def top_shortcomings(top_fd: int, family: str) -> list[str]:
         missing.append(f"{family}.* extended attributes")
     if name not in _MAKES_DEVICES and not has_whiteout_device(top_fd):
         missing.append("whiteouts (character device 0/0)")
+    if not _surely_exchanges(top_fd, name) and not has_rename_exchange(top_fd):
+        # overlayfs mounts without it, and then cannot remove a directory of the bottom.
+        missing.append("exchanging two names (RENAME_EXCHANGE)")
     # ext4 and xfs can be made without: mkfs decided.
     if name not in _KNOWN_GOOD and not has_d_type(top_fd):
         missing.append("file types in directory entries (d_type)")
     return missing
+
+
+def _surely_exchanges(fd: int, name: str) -> bool:
+    if name != "ext4":
+        return name in _MAKES_DEVICES
+    # The ext2 driver, whose magic number is the same, cannot, and has never heard of verity.
+    known = syscalls.statx(fd, "", syscalls.AT_EMPTY_PATH).attributes_mask
+    return bool(known & syscalls.STATX_ATTR_VERITY)
 
 
 def fs_name(dirfd: int) -> str:
@@ -196,6 +210,18 @@ def has_rename_whiteout(dirfd: int) -> bool:
         except OSError:
             return False
         os.unlink(moved, dir_fd=fd)
+        return True
+
+
+def has_rename_exchange(dirfd: int) -> bool:
+    """Whether a rename can exchange two names in one step (RENAME_EXCHANGE)."""
+    with _scratch(dirfd) as (fd, one), _scratch(dirfd) as (_, other):
+        try:
+            for name in (one, other):
+                os.mknod(name, stat.S_IFREG | 0o600, 0, dir_fd=fd)
+            syscalls.renameat2(fd, one, fd, other, syscalls.RENAME_EXCHANGE)
+        except OSError:
+            return False
         return True
 
 

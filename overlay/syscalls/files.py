@@ -28,6 +28,7 @@ __all__ = [
     "STATX_ATTR_APPEND",
     "STATX_ATTR_IMMUTABLE",
     "STATX_ATTR_MOUNT_ROOT",
+    "STATX_ATTR_VERITY",
     "STATX_BASIC_STATS",
     "STATX_BTIME",
     "STATX_MNT_ID",
@@ -71,6 +72,7 @@ STATX_MNT_ID: Final = 0x1000
 STATX_ATTR_IMMUTABLE: Final = 0x10
 STATX_ATTR_APPEND: Final = 0x20
 STATX_ATTR_MOUNT_ROOT: Final = 0x2000
+STATX_ATTR_VERITY: Final = 0x100000
 
 _NR_OPENAT2 = 437
 
@@ -162,11 +164,13 @@ class Statx:
     """The part of statx(2) that os.stat lacks.
 
     ``mnt_id`` is the mount's number as in mountinfo (0 before 5.8), ``btime_ns`` the
-    birth time or None, ``attributes`` the STATX_ATTR_* bits the file system knows.
+    birth time or None, ``attributes`` the STATX_ATTR_* bits of those that the file system
+    knows, ``attributes_mask``.
     """
 
     mnt_id: int
     attributes: int
+    attributes_mask: int
     btime_ns: int | None
     dev: tuple[int, int]
     ino: int
@@ -190,6 +194,7 @@ def statx(dirfd: int, path: Path, flags: int = AT_SYMLINK_NOFOLLOW) -> Statx:
     return Statx(
         mnt_id=buffer.stx_mnt_id if buffer.stx_mask & STATX_MNT_ID else 0,
         attributes=buffer.stx_attributes & buffer.stx_attributes_mask,
+        attributes_mask=buffer.stx_attributes_mask,
         btime_ns=born.tv_sec * 10**9 + born.tv_nsec if buffer.stx_mask & STATX_BTIME else None,
         dev=(buffer.stx_dev_major, buffer.stx_dev_minor),
         ino=buffer.stx_ino,

@@ -42,3 +42,35 @@ def test_newer_kernels_take_commas() -> None:
     done = in_guest("debian-6.12", "sh", "-c", SCRIPT, "sh", "com,ma:and co\\lon")
     assert done.returncode == 0, done.stderr
     assert done.stdout.splitlines()[-2:] == ["below", "above"]
+
+
+EXT2 = r"""
+set -e
+cd /tmp
+mkdir -p bottom/dir disk mnt
+touch bottom/dir/file
+truncate -s 8M /tmp/image
+mkfs.ext2 -q /tmp/image
+mount -t ext2 -o loop,user_xattr /tmp/image /tmp/disk
+mkdir /tmp/disk/top /tmp/disk/work
+options=lowerdir=/tmp/bottom,upperdir=/tmp/disk/top,workdir=/tmp/disk/work
+mount -t overlay overlay -o $options /tmp/mnt
+rm mnt/dir/file
+rmdir mnt/dir 2>&1 || true
+umount mnt
+rm -r disk/top/dir disk/work
+fallthru mount --bottom bottom --top disk/top --work disk/work mnt 2>&1 || echo $?
+ls -A disk/top
+ls -d disk/work 2>&1 || true
+"""
+
+
+def test_a_top_that_cannot_exchange_names_is_refused() -> None:
+    """On ext2's own driver overlayfs mounts, and then fails to remove what the bottom has."""
+    done = in_guest("uml", "sh", "-c", EXT2)
+    assert done.returncode == 0, done.stderr
+    failed, refused, _hint, code, gone = done.stdout.splitlines()
+    assert failed.endswith("Invalid argument")
+    assert "cannot be a top: it lacks exchanging two names (RENAME_EXCHANGE)" in refused
+    assert code == "3"
+    assert "No such file" in gone
