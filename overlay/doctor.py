@@ -12,10 +12,10 @@ import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
-from overlay import kernel, layerargs, syscalls
+from overlay import kernel, layerargs, lsm, runstate, syscalls
 from overlay.errors import FallthruError
 from overlay.imageformats import FORMATS
-from overlay.privilege import in_user_namespace
+from overlay.preflight import in_user_namespace
 from overlay.profiles import PROFILES
 
 __all__ = ["Check", "checks"]
@@ -47,6 +47,7 @@ def checks() -> Iterator[Check]:
     yield _loop_devices()
     yield _image_formats()
     yield _freezing()
+    yield _lsm()
 
 
 def _privilege() -> Check:
@@ -159,6 +160,22 @@ def _opens(fstype: str) -> bool:
     except OSError:
         return False
     return True
+
+
+def _lsm() -> Check:
+    """Load the program that holds bottoms without a device, have it refuse once, take it out."""
+    name = "holding bottoms by BPF LSM"
+    with runstate.locked("devices") as held:
+        if held is None:
+            return Check(name, False, "it takes root of the machine", "run as root")
+        if lsm.installed():
+            return Check(name, True, "it is at work")
+        try:
+            lsm.install()
+        except FallthruError as error:
+            return Check(name, False, str(error), error.hint or "")
+        lsm.remove()
+    return Check(name, True, "a tmpfs was kept read-only")
 
 
 def _freezing() -> Check:

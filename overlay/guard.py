@@ -14,14 +14,26 @@ import stat
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from overlay import btrfs, images, mountinfo, syscalls
-from overlay.errors import Refused
+from overlay import btrfs, images, lsm, mountinfo, syscalls
+from overlay.errors import EnvironmentLacks, Refused
 from overlay.text import printable
 
-__all__ = ["BottomState", "Hold", "assess", "assess_open", "of_image", "require_read_only"]
+__all__ = [
+    "IGNORE_THEIR_DEVICE",
+    "BottomState",
+    "Hold",
+    "assess",
+    "assess_open",
+    "of_image",
+    "require_read_only",
+]
 
 #: File systems that have no code to write at all.
 READ_ONLY_FILESYSTEMS = frozenset({"squashfs", "erofs", "iso9660", "cramfs", "romfs"})
+
+#: File systems that a block device made read-only does not keep from being remounted: btrfs
+#: asks it only once (:func:`overlay.btrfs.opened_read_only`); jffs2 is on the flash below.
+IGNORE_THEIR_DEVICE = frozenset({"btrfs", "jffs2"})
 
 
 class Hold(enum.Enum):
@@ -29,6 +41,7 @@ class Hold(enum.Enum):
 
     FORMAT = "format"  # the file system cannot be written, whatever one does
     DEVICE = "device"  # the block device is read-only: remount,rw is refused by the kernel
+    LSM = "lsm"  # a BPF LSM program refuses to make it writable
     SNAPSHOT = "snapshot"  # a read-only subvolume: written by nobody, through whatever mount
     MOUNT = "mount"  # mounted read-only now; root can make it read-write again
     NONE = "none"  # mounted read-write: only discipline keeps it from changing
@@ -61,6 +74,11 @@ class BottomState:
     device: tuple[int, int] | None = None
     image: str | None = None
     super_read_only: bool = False
+
+    @property
+    def numbers(self) -> set[tuple[int, int]]:
+        """By which a hold on it may be known: of its file system, and of its device."""
+        return {number for number in (self.filesystem, self.device) if number is not None}
 
     @property
     def really_read_only(self) -> bool:
@@ -146,6 +164,8 @@ def of_image(image: images.Image, path: str | None = None) -> BottomState:
         hold, reason = Hold.FORMAT, f"{image.fstype} cannot be written"
     elif device is not None and _device_is_read_only(device, image.fstype):
         hold, reason = Hold.DEVICE, f"/dev/{image.device} is a read-only block device"
+    elif device is not None and (refused := lsm.refused(device)) is not None:
+        hold, reason = Hold.LSM, _by_lsm(image.fstype, refused)
     else:
         hold, reason = Hold.MOUNT, f"/dev/{image.device} is mounted read-only, but can be written"
     return BottomState(
@@ -166,10 +186,18 @@ def _hold_of(entry: mountinfo.MountEntry, device: tuple[int, int] | None) -> tup
     if entry.super_read_only and device and _device_is_read_only(device, entry.fstype):
         return Hold.DEVICE, f"{entry.source} is a read-only block device"
     if entry.super_read_only:
+        refused = lsm.refused(entry.dev)
+        if refused is not None:
+            return Hold.LSM, _by_lsm(entry.fstype, refused)
         return Hold.MOUNT, f"{entry.fstype} is mounted read-only, but can be remounted read-write"
     if "ro" in entry.vfs_options:
         return Hold.MOUNT, f"this mount is read-only, but the {entry.fstype} below is not"
     return Hold.NONE, f"{entry.fstype} is mounted read-write"
+
+
+def _by_lsm(fstype: str, refused: int) -> str:
+    times = "" if not refused else ", so far once" if refused == 1 else f", so far {refused} times"
+    return f"{fstype} is mounted read-only, and a BPF LSM program refuses to change that{times}"
 
 
 def _block_device(entry: mountinfo.MountEntry) -> tuple[int, int] | None:
@@ -191,8 +219,8 @@ def _number(node: str) -> tuple[int, int] | None:
 
 def _device_is_read_only(device: tuple[int, int], fstype: str) -> bool:
     """What BLKROGET would tell, without opening the device, where that binds the file system."""
-    if fstype == "btrfs":
-        return btrfs.opened_read_only(device)
+    if fstype in IGNORE_THEIR_DEVICE:
+        return fstype == "btrfs" and btrfs.opened_read_only(device)
     try:
         with open(f"/sys/dev/block/{device[0]}:{device[1]}/ro", encoding="ascii") as file:
             return file.read().strip() == "1"
@@ -200,14 +228,19 @@ def _device_is_read_only(device: tuple[int, int], fstype: str) -> bool:
         return False
 
 
-def require_read_only(bottom: str | BottomState) -> BottomState:
-    """The bottom's state, or Refused unless the kernel itself keeps it read-only."""
+def require_read_only(
+    bottom: str | BottomState, lacking: EnvironmentLacks | None = None
+) -> BottomState:
+    """The bottom's state, or Refused unless the kernel itself keeps it read-only.
+
+    ``lacking`` is why no BPF LSM program could do so.
+    """
     state = assess(bottom) if isinstance(bottom, str) else bottom
     if not state.really_read_only:
         raise Refused(
             f"the bottom {printable(state.image or state.path)} may change while the overlay is "
             f"mounted: {state.reason}",
             hint="use a read-only image (`fallthru freeze` makes one), or a block device that is "
-            "mounted read-only",
+            "mounted read-only" + (f"; no BPF LSM: {lacking}" if lacking else ""),
         )
     return state

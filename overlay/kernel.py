@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
-from overlay import layerargs, readonlyusers, refusals, runstate, syscalls, workdir
+from overlay import holding, layerargs, readonlyusers, refusals, syscalls, workdir
 from overlay.errors import MountPointBusy, UsageError
 from overlay.preflight import OpenLayers, open_layers
 from overlay.profiles import DEFAULT, profile_named
@@ -49,8 +49,11 @@ class Overlay:
     options (key, value; an empty value for a flag) that override what the profile pins.
     With ``require_read_only`` every bottom must be kept read-only by the kernel itself.
     With ``hold`` the block device of a bottom that is mounted read-only is made read-only
-    for as long as an overlay relies on it.  ``index`` is a shared index of the bottoms
-    (:mod:`overlay.sharedindex`).  ``attributes`` are MOUNT_ATTR_* bits, besides noatime.
+    for as long as an overlay relies on it.  Where there is no such device, a BPF LSM program
+    does as much (:mod:`overlay.lsm`) if it is loaded already, or ``require_read_only`` or
+    ``hold_lsm`` ask for it; the latter fails without.  ``index`` is a shared index of the
+    bottoms (:mod:`overlay.sharedindex`).  ``attributes`` are MOUNT_ATTR_* bits, besides
+    noatime.
     """
 
     bottoms: tuple[str, ...]
@@ -60,6 +63,7 @@ class Overlay:
     options: tuple[tuple[str, str], ...] = ()
     require_read_only: bool = False
     hold: bool = True
+    hold_lsm: bool = False
     index: str | None = None
     attributes: int = 0
 
@@ -126,7 +130,10 @@ def open_overlay(overlay: Overlay) -> int:
             if not overlay.require_read_only and not readonlyusers.any_read_only(layers):
                 return make()
             with readonlyusers.relied_on(
-                layers, enforce=overlay.hold, require=overlay.require_read_only
+                layers,
+                enforce=overlay.hold,
+                lsm=overlay.hold_lsm,
+                require=overlay.require_read_only,
             ) as noted:
                 return noted(make())
     finally:
@@ -237,7 +244,7 @@ def unmount(mount_point: str, *, lazy: bool = False) -> None:
             unmount(root, lazy=lazy)  # the path was a symlink, which umount2 does not follow
             return
         raise refusals.of_unmount(root, error) from None
-    if runstate.any_devices():
+    if holding.any_held():
         readonlyusers.reconcile()
 
 

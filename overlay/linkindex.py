@@ -188,11 +188,8 @@ class _IndexedDirectory(OpenDirectory):
         super().__init__(view, places)
         self._indexed = view
 
-    def search(self, name: bytes) -> tuple[Node | None, bytes | None]:
-        node, onwards = super().search(name)
-        return self._linked(node), onwards
-
-    def _linked(self, node: Node | None) -> Node | None:
+    def lookup(self, name: bytes) -> Node | None:
+        node = super().lookup(name)
         if node is None or node.is_dir or node.st.st_nlink < 2:
             return node
         place = node.places[0]

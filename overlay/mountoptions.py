@@ -69,7 +69,7 @@ class _Reading:
 
 _OURS = frozenset(
     {"remount", "union", "profile", "shared-index", "require-read-only", "nohold"}
-    | {"allow-submounts"}
+    | {"hold-lsm", "allow-submounts"}
 )
 
 
@@ -106,6 +106,7 @@ def parse(options: str, *, sloppy: bool = False) -> Request:
         options=tuple(reading.kernel),
         require_read_only="require-read-only" in ours,
         hold="nohold" not in ours,
+        hold_lsm="hold-lsm" in ours,
         index=ours.get("shared-index"),
         attributes=sum(ATTRIBUTES[name] for name in reading.attributes),
     )

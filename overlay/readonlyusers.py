@@ -3,12 +3,10 @@
 The document counts the read-only users of a file system in its superblock, which "can only
 be mounted read-write if its read-only users count is zero" (L263–L268).  Here the count is
 taken from the kernel's own list of mounts whenever it is needed, so no crash can make it
-wrong.  What gives it force is the block device: while there are users it is set read-only
-(BLKROSET), and the kernel then refuses every read-write mount and remount of it.
-
-Only the switching is remembered (:mod:`overlay.runstate`), noted before it is done.  A
-device is released when no overlay relies on it any more, in whatever mount namespace or
-behind whatever descriptor, even one that something else mounted.
+wrong.  What gives it force are holds (:mod:`overlay.holding`): while there are users, the
+kernel refuses every read-write mount and remount.  A hold is released when no overlay relies
+on it any more, in whatever mount namespace or behind whatever descriptor, even one that
+something else mounted.
 """
 
 from __future__ import annotations
@@ -17,18 +15,18 @@ import os
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
-from overlay import guard, images, mountinfo, owners, runstate, syscalls
-from overlay.guard import BottomState, Hold
+from overlay import guard, holding, mountinfo, owners, runstate
+from overlay.errors import EnvironmentLacks
+from overlay.guard import BottomState
 from overlay.preflight import Directory, OpenLayers
 from overlay.taint import Evidence, Taint
 
 __all__ = [
     "Reliance",
     "any_read_only",
-    "held_devices",
     "note",
     "reconcile",
     "reliances",
@@ -38,7 +36,7 @@ __all__ = [
 
 Device = tuple[int, int]
 
-_FORMAT = 1  # of what is noted of an overlay; to be counted up with every change
+_FORMAT = 2  # of what is noted of an overlay; to be counted up with every change
 _YOUNG = 60  # seconds
 
 
@@ -102,22 +100,29 @@ def _is_read_only(bottom: Directory) -> bool:
 
 @contextmanager
 def relied_on(
-    layers: OpenLayers, *, enforce: bool, require: bool
+    layers: OpenLayers, *, enforce: bool, lsm: bool, require: bool
 ) -> Iterator[Callable[[int], int]]:
     """While an overlay is made of ``layers``: hold its read-only bottoms, and note it all.
 
     Yields what to pass the new overlay's descriptor through.  If the body fails, what was
-    held for it is released.  With ``require``, Refused for a bottom that nothing holds.
-    A caller who is not the machine's root can hold and note nothing.
+    held for it is released.  With ``require``, Refused for a bottom that nothing holds; with
+    ``lsm``, EnvironmentLacks where it takes BPF LSM and there is none.  A caller who is not
+    the machine's root can hold and note nothing.
     """
     with runstate.locked("devices") as held:
+        lacking: EnvironmentLacks | None = None
         try:
             if enforce and held is not None:
                 for bottom in filter(_is_read_only, _lower(layers)):
-                    _hold(held, _state(bottom))
+                    try:
+                        holding.hold(held, bottom, _state(bottom), load=lsm or require)
+                    except EnvironmentLacks as error:
+                        if lsm:
+                            raise
+                        lacking = error
             if require:
                 for bottom in _lower(layers):
-                    guard.require_read_only(_state(bottom))
+                    guard.require_read_only(_state(bottom), lacking)
             yield lambda tree: tree if held is None else _noted(tree, layers)
         except BaseException:
             if held is not None:
@@ -131,38 +136,6 @@ def _state(bottom: Directory, entries: Sequence[mountinfo.MountEntry] | None = N
     return guard.assess_open(bottom.fd, bottom.path, entries)
 
 
-def _hold(held: int, state: BottomState) -> None:
-    """Make the block device of a read-only file system read-only, for everybody."""
-    if state.hold is not Hold.MOUNT or not state.super_read_only or state.device is None:
-        return
-    if state.fstype == "btrfs":
-        return  # it would not care: see btrfs.opened_read_only()
-    try:
-        device = os.open(images.device_node(state.device), os.O_RDONLY | os.O_CLOEXEC)
-    except OSError:
-        return  # no such node here; the bottom is then only watched
-    try:
-        # Noted first: after a crash in between, releasing what is not held does no harm.
-        note = {"path": state.path, "since": time.time()}
-        runstate.put(held, _name(state.device), note)
-        syscalls.blkroset(device, True)
-        # It may have been remounted since it was looked at; from here on it cannot be.
-        if not _still_read_only(state):
-            syscalls.blkroset(device, False)
-            runstate.drop(held, _name(state.device))
-    except OSError:
-        runstate.drop(held, _name(state.device))  # a driver that cannot
-    finally:
-        os.close(device)
-
-
-def _still_read_only(state: BottomState) -> bool:
-    on_it = [entry for entry in mountinfo.read() if entry.dev == state.filesystem]
-    # One that was attached from a device has no entry, and is a read-only mount for good
-    # unless it is mounted elsewhere too.
-    return all(entry.super_read_only for entry in on_it)
-
-
 def _noted(tree: int, layers: OpenLayers) -> int:
     """``tree``, once what the overlay there relies on is kept to compare with later."""
     try:
@@ -170,9 +143,11 @@ def _noted(tree: int, layers: OpenLayers) -> int:
         dev = (os.major(device), os.minor(device))
         relied = [bottom for bottom in _lower(layers) if _is_read_only(bottom)]
         entries = mountinfo.read() if any(bottom.image is None for bottom in relied) else []
-        held = held_devices()
+        held = holding.held()
         states = [_state(bottom, entries) for bottom in relied]
-        evidence = tuple(Evidence.of(state, held=state.device in held) for state in states)
+        evidence = tuple(
+            Evidence.of(state, held=not held.isdisjoint(state.numbers)) for state in states
+        )
         reliance = Reliance(dev, time.time(), layers.top.path, evidence)
         with runstate.locked("overlays") as notes:
             if notes is not None:
@@ -203,11 +178,6 @@ def reliances() -> dict[Device, Reliance]:
     }
 
 
-def held_devices() -> set[Device]:
-    """The block devices that fallthru made read-only."""
-    return {_parsed(name) for name in runstate.load("devices")}
-
-
 def remember_taints(dev: Device, seen: Sequence[tuple[str, Taint]]) -> None:
     """Add to what happened to the bottoms of an overlay; nothing without privilege."""
     if not seen:
@@ -220,12 +190,11 @@ def remember_taints(dev: Device, seen: Sequence[tuple[str, Taint]]) -> None:
         new = tuple(each for each in seen if (each[0], each[1].kind) not in old)
         if new:
             taints = known.taints + new
-            changed = Reliance(known.dev, known.since, known.top, known.bottoms, taints)
-            runstate.put(notes, _name(dev), changed.to_json())
+            runstate.put(notes, _name(dev), replace(known, taints=taints).to_json())
 
 
 def reconcile() -> None:
-    """Release the devices that no overlay relies on any more, and forget overlays that went.
+    """Release the holds that no overlay relies on any more, and forget overlays that went.
 
     It looks at every mount namespace, and at every process where that does not settle it.
     """
@@ -235,41 +204,26 @@ def reconcile() -> None:
 
 
 def _release_unused(held: int) -> None:
-    relied = _relied_devices()
-    for name in runstate.load("devices"):
-        if _parsed(name) in relied:
-            continue
-        try:
-            device = os.open(images.device_node(_parsed(name)), os.O_RDONLY | os.O_CLOEXEC)
-            try:
-                syscalls.blkroset(device, False)
-            finally:
-                os.close(device)
-        except FileNotFoundError:
-            pass  # the device itself went
-        runstate.drop(held, name)
+    holding.release(held, _relied())
 
 
-def _relied_devices() -> set[Device]:
-    """The block devices below the bottoms of all live overlays; notes of others are dropped."""
+def _relied() -> set[Device]:
+    """The numbers below the bottoms of all live overlays; notes of others are dropped."""
     relied: set[Device] = set()
     live: set[tuple[Device, str]] = set()
     for process, entries in owners.mount_namespaces():
         root = "" if process is None else f"/proc/{process.pid}/root"
         for overlay in mountinfo.overlays(entries):
             live.add((overlay.dev, overlay.top or ""))
-            relied |= _devices_below(overlay, entries, root)
+            relied |= _numbers_below(overlay, entries, root)
     # Device numbers are used again, so an overlay is known by its top as well.
     known = reliances()
-    for each in known.values():
-        # From within a root of its own, an overlay's bottoms may be out of sight.
-        if (each.dev, each.top) in live:
-            relied |= {bottom.device for bottom in each.bottoms if bottom.held and bottom.device}
     gone = [each for each in known.values() if (each.dev, each.top) not in live]
     relying = {os.makedev(*each.dev): each for each in gone if any(b.held for b in each.bottoms)}
     detached = owners.overlays_in_use(relying) if relying else set()
     for device in detached:
-        relied |= {each.device for each in relying[device].bottoms if each.held and each.device}
+        for each in relying[device].bottoms:
+            relied |= each.numbers if each.held else set()
     old = [each.dev for each in gone if os.makedev(*each.dev) not in detached and _is_old(each)]
     strange = [dev for dev in map(_parsed, runstate.load("overlays")) if dev not in known]
     with runstate.locked("overlays") as notes:
@@ -284,15 +238,14 @@ def _is_old(reliance: Reliance) -> bool:
     return any(each.held for each in reliance.bottoms) or time.time() - reliance.since > _YOUNG
 
 
-def _devices_below(
+def _numbers_below(
     overlay: mountinfo.OverlayMount, entries: Sequence[mountinfo.MountEntry], root: str
 ) -> set[Device]:
-    found = set()
+    found: set[Device] = set()
     for path in (*overlay.bottoms, *overlay.data_bottoms):
         try:
             state = guard.assess(path, entries, beneath=overlay.mount_id, root=root)
         except OSError:
             continue
-        if state.device is not None:
-            found.add(state.device)
+        found |= state.numbers
     return found

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
-from overlay import guard, mountinfo, owners, readonlyusers
+from overlay import guard, holding, mountinfo, owners, readonlyusers
 from overlay.profiles import profile_of_source
 from overlay.taint import Taint
 from overlay.text import printable
@@ -28,7 +28,7 @@ class BottomStatus:
 
     ``path`` is as mountinfo has it; ``state`` is None where that cannot be reached any
     more.  ``users`` counts the overlays, in all mount namespaces that can be seen, with a
-    bottom on its file system.  ``held``: fallthru made its device read-only.  ``taints``
+    bottom on its file system.  ``held``: fallthru made the kernel keep it.  ``taints``
     are what happened to it since the overlay was mounted.
     """
 
@@ -116,7 +116,7 @@ def survey(mounts: Iterable[mountinfo.OverlayMount] | None = None) -> list[Overl
     entries = mountinfo.read()
     chosen = mountinfo.overlays(entries) if mounts is None else list(mounts)
     users = _users(entries)
-    held = readonlyusers.held_devices()
+    held = holding.held()
     noted = readonlyusers.reliances()
     return [_status(mount, entries, users, held, noted) for mount in chosen]
 
@@ -175,7 +175,7 @@ def _status(
                 path=path,
                 state=state,
                 users=users[state.filesystem] if state and state.filesystem else 1,
-                held=state is not None and state.device in held,
+                held=state is not None and not held.isdisjoint(state.numbers),
                 taints=tuple(taints.get(path, ())),
             )
             for path, state in states.items()

@@ -35,8 +35,9 @@ class Evidence:
     """A bottom at the time an overlay began to rely on it.
 
     ``sectors`` (of 512 bytes) had been written to its block device since the device came;
-    None where others may write to it rightfully.  ``held``: fallthru keeps that device
-    read-only for it.  ``file`` is the image's (device, inode, size, mtime in ns).
+    None where others may write to it rightfully.  ``held``: fallthru keeps it read-only, by
+    the device or file system of one of ``numbers``.  ``file`` is the image's (device, inode,
+    size, mtime in ns).
     """
 
     path: str
@@ -44,6 +45,7 @@ class Evidence:
     device: tuple[int, int] | None
     sectors: int | None
     held: bool
+    numbers: set[tuple[int, int]]
     image: str | None
     file: tuple[int, int, int, int] | None
 
@@ -57,13 +59,14 @@ class Evidence:
             device=state.device,
             sectors=None if device is None else _sectors_written(device),
             held=held,
+            numbers=state.numbers,
             image=state.image,
             file=None if state.image is None else _file(state.image),
         )
 
     def to_json(self) -> dict[str, Any]:
         """Plain data that :meth:`from_json` takes."""
-        return {**asdict(self), "hold": self.hold.value}
+        return {**asdict(self), "hold": self.hold.value, "numbers": sorted(self.numbers)}
 
     @classmethod
     def from_json(cls, value: dict[str, Any]) -> Self:
@@ -75,6 +78,7 @@ class Evidence:
             device=None if device is None else (device[0], device[1]),
             sectors=value["sectors"],
             held=value["held"],
+            numbers={(major, minor) for major, minor in value["numbers"]},
             image=value["image"],
             file=None if file is None else (file[0], file[1], file[2], file[3]),
         )

@@ -62,6 +62,11 @@ PROFILE_HELP = "What the mount promises. " + "; ".join(
     help="Keep the block device of a read-only bottom read-only while an overlay relies on it.",
 )
 @click.option(
+    "--hold-lsm",
+    is_flag=True,
+    help="Where it has none (tmpfs), or does not heed it (btrfs), load a BPF LSM program to do so.",
+)
+@click.option(
     "--allow-submounts",
     is_flag=True,
     help="Cover file systems that are mounted read-write below a bottom.",
@@ -77,6 +82,7 @@ def mount(
     require_read_only: bool,
     index: str | None,
     hold: bool,
+    hold_lsm: bool,
     allow_submounts: bool,
     dry_run: bool,
     mount_point: str,
@@ -97,7 +103,15 @@ def mount(
     from overlay import conflicts, kernel
 
     overlay = kernel.Overlay(
-        bottoms, top, work, profile, options, require_read_only, hold=hold, index=index
+        bottoms,
+        top,
+        work,
+        profile,
+        options,
+        require_read_only,
+        hold=hold,
+        hold_lsm=hold_lsm,
+        index=index,
     )
     if dry_run:
         click.echo(overlay.describe(mount_point))
