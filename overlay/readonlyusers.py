@@ -21,6 +21,7 @@ from typing import Any
 from overlay import guard, holding, mountinfo, owners, runstate
 from overlay.errors import EnvironmentLacks
 from overlay.guard import BottomState
+from overlay.inuse import top_in_use
 from overlay.preflight import Directory, OpenLayers
 from overlay.taint import Evidence, Taint
 
@@ -45,13 +46,15 @@ class Reliance:
     """What one overlay relies on: its bottoms' evidence, and what happened to them since.
 
     ``dev`` is the overlay's own device number, ``since`` its mount in seconds since the
-    epoch.  ``taints`` are (path of the bottom, taint).
+    epoch.  ``top_file`` is the (st_dev, st_ino) of the top, None where nothing is held for it.
+    ``taints`` are (path of the bottom, taint).
     """
 
     dev: Device
     since: float
     top: str
     bottoms: tuple[Evidence, ...]
+    top_file: tuple[int, int] | None = None
     taints: tuple[tuple[str, Taint], ...] = ()
 
     def to_json(self) -> dict[str, Any]:
@@ -59,6 +62,7 @@ class Reliance:
             "format": _FORMAT,
             "since": self.since,
             "top": self.top,
+            "top_file": self.top_file,
             "bottoms": [evidence.to_json() for evidence in self.bottoms],
             "taints": [[path, taint.kind, taint.what, taint.seen] for path, taint in self.taints],
         }
@@ -69,6 +73,7 @@ class Reliance:
             dev=_parsed(name),
             since=value["since"],
             top=value["top"],
+            top_file=value["top_file"] and (value["top_file"][0], value["top_file"][1]),
             bottoms=tuple(Evidence.from_json(each) for each in value["bottoms"]),
             taints=tuple(
                 (path, Taint(kind, what, seen)) for path, kind, what, seen in value["taints"]
@@ -148,7 +153,8 @@ def _noted(tree: int, layers: OpenLayers) -> int:
         evidence = tuple(
             Evidence.of(state, held=not held.isdisjoint(state.numbers)) for state in states
         )
-        reliance = Reliance(dev, time.time(), layers.top.path, evidence)
+        top = (layers.top.stat.st_dev, layers.top.stat.st_ino)
+        reliance = Reliance(dev, time.time(), layers.top.path, evidence, top)
         with runstate.locked("overlays") as notes:
             if notes is not None:
                 runstate.put(notes, _name(dev), reliance.to_json())
@@ -220,7 +226,8 @@ def _relied() -> set[Device]:
     known = reliances()
     gone = [each for each in known.values() if (each.dev, each.top) not in live]
     relying = {os.makedev(*each.dev): each for each in gone if any(b.held for b in each.bottoms)}
-    detached = owners.overlays_in_use(relying) if relying else set()
+    used = owners.overlays_in_use(relying) if relying else set()
+    detached = {number for number in used if _may_live(relying[number])}
     for device in detached:
         for each in relying[device].bottoms:
             relied |= each.numbers if each.held else set()
@@ -231,6 +238,18 @@ def _relied() -> set[Device]:
             for dev in (*old, *strange):
                 runstate.drop(notes, _name(dev))
     return relied
+
+
+def _may_live(reliance: Reliance) -> bool:
+    """Whether an overlay in use that has its number may be it, which no mountinfo shows.
+
+    The number may be another's by now.  But while an overlay lives, its top serves no other.
+    """
+    try:
+        top = os.stat(reliance.top)
+        return (top.st_dev, top.st_ino) != reliance.top_file or top_in_use(reliance.top)
+    except OSError:
+        return True  # it cannot be seen from here
 
 
 def _is_old(reliance: Reliance) -> bool:

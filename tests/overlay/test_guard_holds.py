@@ -385,6 +385,27 @@ def test_notes_of_others_do_not_keep_a_device(layers: Layers) -> None:
             assert not device_is_read_only(bottom)
 
 
+def test_a_number_used_again_by_an_overlay_that_is_not_mounted_keeps_nothing(
+    ext4: Path, layers: Layers
+) -> None:
+    """An overlay goes, and what gets its number is held by a descriptor, on no list of mounts."""
+    gone = os.fstat(tree := kernel.open_overlay(overlay_of(ext4, layers))).st_dev
+    os.close(tree)
+    others: list[int] = []
+    try:
+        for number in range(8):
+            others.append(kernel.open_overlay(overlay_of(layers.bottom, layers, f"o{number}")))
+            if os.fstat(others[-1]).st_dev == gone:
+                break
+        else:
+            pytest.fail("no overlay got the number of the one that went")
+        readonlyusers.reconcile()
+        assert not device_is_read_only(ext4)
+    finally:
+        for other in others:
+            os.close(other)
+
+
 def test_notes_of_another_boot_or_version_are_nothing() -> None:
     with runstate.locked("overlays") as notes:
         assert notes is not None
