@@ -30,6 +30,7 @@ __all__ = [
     "protect",
     "protected",
     "set_flags",
+    "set_inode_flags",
     "withstands",
 ]
 
@@ -108,9 +109,14 @@ def withstands(fd: int, name: bytes | None, mode: int) -> int:
             os.close(file)
 
 
+def set_inode_flags(fd: int, flags: int) -> None:
+    """Set the flags of an open file or directory, whatever it is on."""
+    fcntl.ioctl(fd, _SET, _LONG.pack(flags))
+
+
 def set_flags(fd: int, flags: int, family: MarkFamily) -> None:
     """Set the flags of an open file of the top, the two protecting ones as a mark."""
-    fcntl.ioctl(fd, _SET, _LONG.pack(flags & ~_PROTECTING))
+    set_inode_flags(fd, flags & ~_PROTECTING)
     mark_protected(fd, flags, family)
 
 

@@ -21,6 +21,7 @@ __all__ = ["spec"]
 _COMMANDS = {
     "run": "overlay.cli.spec_run",
     "show": "overlay.cli.spec_show",
+    "fuzz": "overlay.cli.spec_fuzz",
     "matrix": "overlay.cli.spec_matrix",
     "diff": "overlay.cli.spec_matrix",
 }
@@ -53,6 +54,7 @@ def spec() -> None:
       fallthru spec list
       fallthru spec run --target kernel:document --target overlayfs
       fallthru spec show example.unlink.whiteout
+      fallthru spec fuzz --target overlayfs --seconds 60
     """
 
 

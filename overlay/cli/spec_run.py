@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from overlay.spec.runner import Result
     from overlay.spec.targets import Target
 
-__all__ = ["run"]
+__all__ = ["chosen_targets", "layer_kinds", "run"]
 
 _DIRECTORY = click.Path(exists=True, file_okay=False, path_type=str)
 
@@ -103,7 +103,7 @@ def run(
     from overlay.spec import catalogue, report, runner
 
     clauses = catalogue.select(catalogue.load(), patterns)
-    chosen = _targets(targets, commands)
+    chosen = chosen_targets(targets, commands)
     if kernel != "host" and (bottom_dir or top_dir):
         raise UsageError(
             "a guest sees this machine's directories read-only",
@@ -111,7 +111,7 @@ def run(
             "make file systems in the guest",
         )
     results = []
-    for bottom_kind, top_kind in _pairs(bottom_kinds, top_kinds, bottom_dir, top_dir):
+    for bottom_kind, top_kind in layer_kinds(bottom_kinds, top_kinds, bottom_dir, top_dir):
         bottom_fs = None if bottom_kind == "tmpfs" else bottom_kind
         top_fs = None if top_kind == "tmpfs" else top_kind
         if kernel == "host":
@@ -151,8 +151,11 @@ def run(
         context.exit(EnvironmentLacks.exit_code)
 
 
-def _pairs(
-    bottoms: tuple[str, ...], tops: tuple[str, ...], bottom_dir: str | None, top_dir: str | None
+def layer_kinds(
+    bottoms: tuple[str, ...],
+    tops: tuple[str, ...],
+    bottom_dir: str | None = None,
+    top_dir: str | None = None,
 ) -> list[tuple[str | None, str | None]]:
     """Each kind of bottom with each kind of top; None where nothing was asked for."""
     from overlay.spec.filesystems import KINDS
@@ -166,7 +169,8 @@ def _pairs(
     return [(bottom, top) for bottom in bottoms or (None,) for top in tops or (None,)]
 
 
-def _targets(names: tuple[str, ...], commands: tuple[str, ...]) -> list[Target]:
+def chosen_targets(names: tuple[str, ...], commands: tuple[str, ...]) -> list[Target]:
+    """The targets of ``--target`` and ``--mount-command``; UsageError for an unknown one."""
     from overlay.spec.targets import DEFAULT_TARGETS, CommandTarget, parse_target
 
     wanted = names or (() if commands else DEFAULT_TARGETS)

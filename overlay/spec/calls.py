@@ -8,13 +8,14 @@ done with them (``os.pread``, ``os.ftruncate``, ``mmap``) needs no interface.
 
 from __future__ import annotations
 
+import errno
 import os
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
 from stat import S_IFDIR, S_IFLNK, S_IFREG
 from typing import Protocol
 
-from overlay import syscalls
+from overlay import inodeflags, syscalls
 from overlay.credentials import Credentials
 from overlay.dircopyup import DirEntry
 
@@ -52,6 +53,8 @@ class Calls(Protocol):
         self, path: Path, attribute: str, value: bytes, flags: int = 0, *, follow: bool = True
     ) -> None: ...
     def removexattr(self, path: Path, attribute: str, *, follow: bool = True) -> None: ...
+    def get_flags(self, path: Path) -> int: ...
+    def set_flags(self, path: Path, flags: int) -> None: ...
     def acting_as(self, who: Credentials) -> AbstractContextManager[None]:
         """Let the calls in a with block be an ordinary user's."""
 
@@ -61,6 +64,7 @@ class MountedCalls:
 
     def __init__(self, root: str) -> None:
         self._root = root
+        self._here: int | None = None  # the root, open while somebody else acts
 
     def _at(self, path: Path) -> bytes:
         return os.path.join(os.fsencode(self._root), os.fsencode(path))
@@ -73,7 +77,8 @@ class MountedCalls:
 
     def access(self, path: Path, mode: int) -> None:
         if not os.access(self._at(path), mode, effective_ids=True):
-            raise PermissionError(13, os.strerror(13), os.fsdecode(path))
+            os.stat(self._at(path))  # os.access() does not tell why: ENOENT and its like, else
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), os.fsdecode(path))
 
     def readlink(self, path: Path) -> bytes:
         return os.readlink(self._at(path))
@@ -102,7 +107,14 @@ class MountedCalls:
         os.symlink(os.fsencode(to), self._at(path))
 
     def link(self, old: Path, new: Path, *, follow: bool = False) -> None:
-        os.link(self._at(old), self._at(new), follow_symlinks=follow)
+        # Without a descriptor os.link() calls link(2), which never follows.
+        here = os.open(self._root, os.O_PATH) if self._here is None else self._here
+        names = (self._at(old), self._at(new))
+        try:
+            os.link(*names, src_dir_fd=here, dst_dir_fd=here, follow_symlinks=follow)
+        finally:
+            if self._here is None:
+                os.close(here)
 
     def unlink(self, path: Path) -> None:
         os.unlink(self._at(path))
@@ -140,14 +152,31 @@ class MountedCalls:
     def removexattr(self, path: Path, attribute: str, *, follow: bool = True) -> None:
         os.removexattr(self._at(path), attribute, follow_symlinks=follow)
 
+    def get_flags(self, path: Path) -> int:
+        with self._opened(path) as fd:
+            return inodeflags.get_flags(fd)
+
+    def set_flags(self, path: Path, flags: int) -> None:
+        with self._opened(path) as fd:
+            inodeflags.set_inode_flags(fd, flags)
+
+    @contextmanager
+    def _opened(self, path: Path) -> Iterator[int]:
+        fd = self.open(path, os.O_RDONLY | os.O_NONBLOCK)
+        try:
+            yield fd
+        finally:
+            os.close(fd)
+
     @contextmanager
     def acting_as(self, who: Credentials) -> Iterator[None]:
         """By the effective ids; capabilities go with them."""
         root, groups = self._root, os.getgroups()
         before = os.open(".", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
         # From inside: the user need not be able to walk to the mount point.
-        os.chdir(root)
-        self._root = ""
+        here = os.open(root, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+        os.fchdir(here)
+        self._root, self._here = "", here
         os.setgroups(sorted(who.groups))
         os.setegid(who.gid)
         os.seteuid(who.uid)
@@ -159,7 +188,8 @@ class MountedCalls:
             os.setgroups(groups)
             os.fchdir(before)
             os.close(before)
-            self._root = root
+            os.close(here)
+            self._root, self._here = root, None
 
 
 def read(calls: Calls, path: Path) -> bytes:

@@ -31,6 +31,7 @@ DOCUMENT_LINES: Final = 708
 _FILES: Final = ("clauses.toml", "clauses-layers.toml")
 _DEPARTURES: Final = "departures.toml"
 _KEYS: Final = frozenset({"id", "lines", "statement", "intended", "status2010", "check", "departs"})
+_FUZZING: Final = frozenset({"fuzz", "leaves-out"})
 _DEPARTURE_KEYS: Final = frozenset({"target", "features", "why", "source", "differs"})
 
 
@@ -44,6 +45,9 @@ class Departure:
     differ, and at least one of each aspect does; anything else that differs is a failure,
     and so is every change of the bottom.  ``source`` is a document line, a page of ours, a
     kernel document or a commit.
+
+    ``fuzz`` and ``leaves_out`` are for fuzzing (docs/fuzz.md): patterns of differences that
+    it may find because of this departure, and of steps that it need not take.
     """
 
     target: str
@@ -51,6 +55,8 @@ class Departure:
     source: str
     differs: tuple[tuple[str, str], ...]
     features: tuple[str, ...] = ()
+    fuzz: tuple[str, ...] = ()
+    leaves_out: tuple[str, ...] = ()
 
     def concerns(self, name: str, features: frozenset[str]) -> bool:
         """Whether this departure is about the target called ``name``."""
@@ -85,8 +91,8 @@ class Clause:
     departures: tuple[Departure, ...] = ()
 
     def departures_of(self, name: str, features: frozenset[str]) -> tuple[Departure, ...]:
-        """The departures that concern one target."""
-        return tuple(d for d in self.departures if d.concerns(name, features))
+        """The departures of one target that its check sees."""
+        return tuple(d for d in self.departures if d.differs and d.concerns(name, features))
 
     def as_json(self) -> dict[str, Any]:
         """The clause as ``spec list --json`` shows it."""
@@ -175,16 +181,19 @@ def _departure(name: str, entry: dict[str, Any]) -> Departure:
         )
     if "bottom" in entry["differs"]:
         raise ValueError(f"a departure of {name}: nothing may change the bottom")
+    differs = [
+        (aspect, pattern)
+        for aspect, patterns in entry["differs"].items()
+        for pattern in ([patterns] if isinstance(patterns, str) else patterns)
+    ]
     return Departure(
         target=entry["target"],
         features=tuple(entry.get("features", ())),
         why=_one_line(entry["why"]),
         source=entry["source"],
-        differs=tuple(
-            (aspect, pattern)
-            for aspect, patterns in entry["differs"].items()
-            for pattern in ([patterns] if isinstance(patterns, str) else patterns)
-        ),
+        differs=tuple(pair for pair in differs if pair[0] not in _FUZZING),
+        fuzz=tuple(pattern for aspect, pattern in differs if aspect == "fuzz"),
+        leaves_out=tuple(pattern for aspect, pattern in differs if aspect == "leaves-out"),
     )
 
 

@@ -7,6 +7,7 @@ or stay in the foreground and serve: the mount counts from when the kernel shows
 
 from __future__ import annotations
 
+import errno
 import os
 import select
 import shlex
@@ -24,6 +25,7 @@ from overlay.text import printable
 __all__ = ["CommandTarget"]
 
 _PLACES = ("{bottom}", "{top}", "{work}", "{mnt}")
+_SOON = 1.0  # seconds for a command to exit once it has mounted
 _PATIENCE = 10.0  # seconds for a mount to appear, or for a server to end after its unmount
 
 
@@ -117,7 +119,14 @@ class CommandTarget:
         return f"{self.name} ended with status {server.returncode} and mounted nothing: {line}"
 
     def unmount(self, mnt: str) -> None:
-        syscalls.umount2(mnt)
+        try:
+            syscalls.umount2(mnt)
+        except OSError as error:
+            # A command that mounts and exits may not have let go of its mount yet.
+            server = self._servers.get(mnt)
+            if error.errno != errno.EBUSY or server is None or not _ends(server):
+                raise
+            syscalls.umount2(mnt)
         self._end(mnt, kill=False)
         # Process 1 of a namespace, as the runner's worker is, adopts the daemons: they hold
         # their layers until they end.
@@ -154,6 +163,15 @@ def _filled(word: str, bottoms: tuple[str, ...], top: str, work: str, mnt: str) 
     for place, value in zip(_PLACES, (":".join(bottoms), top, work, mnt), strict=True):
         word = word.replace(place, value)
     return word
+
+
+def _ends(server: subprocess.Popen[bytes]) -> bool:
+    """Whether a command ends by itself, and soon."""
+    try:
+        server.wait(_SOON)
+    except subprocess.TimeoutExpired:
+        return False
+    return True
 
 
 def _await_children() -> None:

@@ -31,7 +31,7 @@ from overlay.spec.targets import Target
 from overlay.spec.worker import Message, Send, WorkerSilent, worker
 from overlay.text import printable
 
-__all__ = ["STATUSES", "Result", "judge", "run", "running_kernel"]
+__all__ = ["STATUSES", "Result", "judge", "prepare", "run", "running_kernel"]
 
 STATUSES: Final = ("kept", "departed", "failed", "not-run")
 _PATIENCE: Final = 60.0  # seconds for one clause
@@ -148,17 +148,7 @@ def _worker_body(
     scratch: Scratch,
     send: Send,
 ) -> None:
-    os.umask(0o022)
-    reason = _privilege_lacks()
-    if reason is not None:
-        send({"unavailable": reason})
-        return
-    try:
-        scratch.mount()
-    except Lacks as lacks:
-        send({"unavailable": str(lacks)})
-        return
-    features, reason = _probe(target, scratch)
+    features, reason = prepare(target, scratch)
     if reason is not None:
         send({"unavailable": reason})
         return
@@ -169,6 +159,19 @@ def _worker_body(
         result = judge(clause, checks[clause.id], target, features, places)
         scratch.remove(places)
         send(_to_message(result, perf_counter() - started))
+
+
+def prepare(target: Target, scratch: Scratch) -> tuple[frozenset[str], str | None]:
+    """In a worker: (the target's features, the reason why it can't be run, if any)."""
+    os.umask(0o022)
+    reason = _privilege_lacks()
+    if reason is not None:
+        return frozenset(), reason
+    try:
+        scratch.mount()
+    except Lacks as lacks:
+        return frozenset(), str(lacks)
+    return _probe(target, scratch)
 
 
 def _privilege_lacks() -> str | None:

@@ -15,13 +15,15 @@ import os
 import select
 import signal
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from types import FrameType
 from typing import Any
 
 from overlay import syscalls
 
 __all__ = ["Message", "Send", "WorkerSilent", "worker"]
+
+_GRACE = 2.0  # seconds for a killed worker to be gone
 
 Message = dict[str, Any]
 Send = Callable[[Message], None]
@@ -49,10 +51,38 @@ def worker(body: Callable[[Send], None], *, patience: float) -> Iterator[Iterato
         yield _messages(receiving, patience)
     finally:
         os.close(receiving)
-        # The keeper takes SIGTERM as "kill the worker and reap it", which does nothing
-        # to one that has ended already.
-        os.kill(pid, signal.SIGTERM)
-        os.waitpid(pid, 0)
+        _end(pid)
+
+
+def _end(keeper: int) -> None:
+    """Stop a keeper with its worker, and whatever the worker waits for."""
+    # The keeper takes SIGTERM as "kill the worker and reap it", which does nothing
+    # to one that has ended already.
+    os.kill(keeper, signal.SIGTERM)
+    ends = os.pidfd_open(keeper)
+    try:
+        if not select.select([ends], [], [], _GRACE)[0]:
+            # A call that a FUSE server has read and does not answer cannot be killed (fs/fuse/
+            # dev.c: request_wait_answer()); the end of the server answers it.
+            for pid in _inside(keeper):
+                with suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
+    finally:
+        os.close(ends)
+    os.waitpid(keeper, 0)
+
+
+def _inside(keeper: int) -> list[int]:
+    """The processes of the namespace that a keeper has made, by their numbers out here."""
+    ours, inside = os.readlink("/proc/self/ns/pid"), None
+    with suppress(OSError):
+        inside = os.readlink(f"/proc/{keeper}/ns/pid_for_children")
+    found = []
+    for name in filter(str.isdigit, os.listdir("/proc")):
+        with suppress(OSError):
+            if inside not in (None, ours) and os.readlink(f"/proc/{name}/ns/pid") == inside:
+                found.append(int(name))
+    return found
 
 
 def _messages(receiving: int, patience: float) -> Iterator[Message]:

@@ -18,52 +18,46 @@ from contextlib import ExitStack
 from pathlib import Path
 
 from overlay import syscalls
+from overlay.spec.fuzz.case import Case
+from overlay.spec.fuzz.session import Found
+from overlay.spec.fuzz.shrink import shrink
+from overlay.spec.fuzz.steps import SWAP, Step
 from tests.fsimages import MKFS, loop_filesystem, tmpfs
-from tests.overlay.model import Mismatch, Session
-from tests.strategies import Step
+from tests.overlay.model import Model, Unannounced, case_of
 
-__all__ = ["main", "run_script"]
+__all__ = ["main", "numbered", "run_case"]
 
 SCRIPT = 250
+SHRINKING = 120.0  # seconds
 
 
-def run_script(base: Path, seed: int, script: list[Step]) -> tuple[Counter[str], str | None]:
-    """Run one script on fresh layers: (differences counted, what did not match)."""
-    base.mkdir()
-    choose = random.Random(seed).choice
-    session = Session(base, choose, directory_copyup=bool(seed % 2), links=seed % 3 == 2)
-    try:
-        for number, step in enumerate(script):
-            if number == len(script) * 2 // 3:
-                session.swap()
-            session.run(step)
-        session.swap()
-    except Mismatch as mismatch:
-        return session.differences, str(mismatch)
-    finally:
-        session.close()
-        shutil.rmtree(base)
-    return session.differences, None
-
-
-def script_of(seed: int, length: int) -> list[Step]:
+def numbered(seed: int, length: int) -> Case:
+    """The case of one seed: half have directory copyup, a third links in the bottoms."""
     choose = random.Random(-seed - 1).choice
-    return [Step.draw(choose) for _ in range(length)]
+    steps = [Step.draw(choose) for _ in range(length)]
+    steps.insert(length * 2 // 3, SWAP)
+    return case_of(
+        random.Random(seed).choice,
+        (*steps, SWAP),
+        directory_copyup=bool(seed % 2),
+        links=seed % 3 == 2,
+    )
 
 
-def shortest(base: Path, seed: int, script: list[Step]) -> list[Step]:
-    """Leave steps out as long as the script still shows a mismatch."""
-    size = len(script) // 2
-    while size:
-        at = 0
-        while at < len(script):
-            shorter = script[:at] + script[at + size :]
-            if run_script(base, seed, shorter)[1] is not None:
-                script = shorter
-            else:
-                at += size
-        size //= 2
-    return script
+def run_case(base: Path, case: Case) -> tuple[Counter[str], Found | None]:
+    """Run one case on fresh layers: (differences counted, what is not announced)."""
+    base.mkdir()
+    model = Model(base, case)
+    try:
+        model.open()
+        for step in case.steps:
+            model.run(step)
+    except Unannounced as unannounced:
+        return model.counts, unannounced.found
+    finally:
+        model.close()
+        shutil.rmtree(base)
+    return model.counts, None
 
 
 def main() -> int:
@@ -84,17 +78,14 @@ def main() -> int:
             mounted = stack.enter_context(loop_filesystem(options.fs, 64))
         base = mounted / "session"
         while done < options.steps:
-            script = script_of(seed, min(SCRIPT, options.steps - done))
-            found, mismatch = run_script(base, seed, script)
-            differences += found
-            if mismatch is not None:
-                script = shortest(base, seed, script)
-                _, mismatch = run_script(base, seed, script)
-                print(f"seed {seed}: mismatch after {len(script)} steps")
-                print(*script, sep="\n")
-                print(mismatch)
+            length = min(SCRIPT, options.steps - done)
+            case = numbered(seed, length)
+            counted, found = run_case(base, case)
+            differences += counted
+            if found is not None:
+                _show(base, seed, case, found)
                 return 1
-            done, seed = done + len(script), seed + 1
+            done, seed = done + length, seed + 1
             if seed % 40 == 0:
                 _report(done, seed - options.seed, started, differences)
         os.chdir("/")
@@ -102,10 +93,21 @@ def main() -> int:
     return 0
 
 
+def _show(base: Path, seed: int, case: Case, found: Found) -> None:
+    def shows(candidate: Case) -> bool:
+        again = run_case(base, candidate)[1]
+        return again is not None and again.signature == found.signature
+
+    case = shrink(case, shows, SHRINKING)
+    print(f"seed {seed}: a difference after {len(case.steps)} steps")
+    print(*case.bottoms, *(f"{step.user}: {step}" for step in case.steps), sep="\n")
+    print(run_case(base, case)[1])
+
+
 def _report(done: int, seeds: int, started: float, differences: Counter[str]) -> None:
     rate = done / (time.monotonic() - started)
     counted = ", ".join(f"{name} {count}" for name, count in sorted(differences.items()))
-    print(f"{done} steps, {seeds} seeds, {rate:.0f} steps/s; differences: {counted or 'none'}")
+    print(f"{done} steps, {seeds} seeds, {rate:.0f} steps/s; announced: {counted or 'nothing'}")
     sys.stdout.flush()
 
 

@@ -15,12 +15,12 @@ from overlay.errors import OperationFailed, Refused, TopInUse
 from overlay.marks import MarkFamily, set_redirect
 from overlay.selection import select
 from overlay.site import SITE
+from overlay.spec.fuzz.steps import LISTS
 from tests.conftest import Layers, make_layers
 from tests.fsimages import loop_filesystem
 from tests.overlay.committing import groups, plain, whole
 from tests.overlay.test_marks import opened
 from tests.rawoverlay import overlay
-from tests.strategies import LISTS
 from tests.treediff import Tree, snapshot
 
 LONG_AGO = 1_000_000_000 * 10**9 + 123_456_789

@@ -13,9 +13,10 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, rule, run_state_machine_as_test
 
-from tests.overlay.model import Session
-from tests.overlay.model_soak import run_script, script_of
-from tests.strategies import OPERATIONS, USERS, Step, arguments_of
+from overlay.spec.fuzz.steps import OPERATIONS, SWAP, USERS, Step
+from tests.overlay.model import Model, Unannounced, case_of
+from tests.overlay.model_soak import numbered, run_case
+from tests.strategies import arguments_of
 
 #: Not more than fits in the time of a test; model_soak runs for as long as one likes.
 QUICK = settings(
@@ -28,26 +29,27 @@ QUICK = settings(
 
 
 class SideBySide(RuleBasedStateMachine):
-    """One rule for each operation; Session.run compares."""
+    """One rule for each operation; Model.run compares."""
 
     base: Path
     serial = itertools.count()
 
     def __init__(self) -> None:
         super().__init__()
-        self.session: Session | None = None
+        self.session: Model | None = None
 
     @initialize(seed=st.integers(0, 1000), directory_copyup=st.booleans())
     def start(self, seed: int, directory_copyup: bool) -> None:
         self.directory = self.base / str(next(self.serial))
         self.directory.mkdir()
         choose = random.Random(seed).choice
-        self.session = Session(self.directory, choose, directory_copyup=directory_copyup)
+        self.session = Model(self.directory, case_of(choose, directory_copyup=directory_copyup))
+        self.session.open()
 
     def teardown(self) -> None:
         if self.session is not None:
             try:
-                self.session.swap()
+                self.session.run(SWAP)
             finally:
                 self.session.close()
                 shutil.rmtree(self.directory)
@@ -74,18 +76,19 @@ def test_every_call_agrees_with_the_kernel(tmpfs_dir: Path) -> None:
 @pytest.mark.parametrize("seed", range(6))
 def test_scripts_agree_with_the_kernel(tmpfs_dir: Path, seed: int) -> None:
     """The first seeds of the soak, half of them with directory copyup."""
-    _, mismatch = run_script(tmpfs_dir / "session", seed, script_of(seed, 250))
-    assert mismatch is None, mismatch
+    _, found = run_case(tmpfs_dir / "session", numbered(seed, 250))
+    assert found is None, found
 
 
 def test_a_difference_is_noticed(tmpfs_dir: Path) -> None:
     """The comparison is worth something only if it can fail."""
     base = tmpfs_dir / "session"
     base.mkdir()
-    session = Session(base, random.Random(1).choice, directory_copyup=False)
+    model = Model(base, case_of(random.Random(1).choice, directory_copyup=False))
     try:
-        (base / "engine" / "intruder").touch()
-        with pytest.raises(AssertionError, match="intruder"):
-            session.compare_trees()
+        model.open()
+        (base / "tops" / "other" / "intruder").touch()
+        with pytest.raises(Unannounced, match="intruder"):
+            model.run(Step("root", "stat", (".", True)))
     finally:
-        session.close()
+        model.close()

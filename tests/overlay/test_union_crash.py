@@ -13,9 +13,9 @@ from typing import Any
 import pytest
 
 from overlay.marks import Whiteout
+from overlay.spec.fuzz.trees import Tree, engine_tree
 from overlay.union import Union
 from tests.overlay.faults import crash_before, faulty, never
-from tests.overlay.trees import Tree, engine_tree
 
 START = 0  # every time counts as "now": a crash may leave a directory's time behind
 

@@ -15,9 +15,9 @@ from overlay import kernel, sharedindex
 from overlay.errors import Refused
 from overlay.kernel import Overlay
 from overlay.marks import MarkFamily, Whiteout
+from overlay.spec.fuzz.trees import Tree, engine_tree, mounted_tree
 from overlay.union import Union
 from tests.conftest import Layers
-from tests.overlay.trees import Tree, engine_tree, kernel_tree
 from tests.rawoverlay import overlay
 
 OPAQUE, REDIRECT = "trusted.overlay.opaque", "trusted.overlay.redirect"
@@ -51,13 +51,7 @@ def mounted(layers: Layers) -> Iterator[Path]:
 
 def shown_by_kernel(layers: Layers) -> Tree:
     with mounted(layers) as mnt:
-        here = os.open(".", os.O_PATH)
-        os.chdir(mnt)
-        try:
-            return kernel_tree(ALL_TIMES)
-        finally:
-            os.fchdir(here)
-            os.close(here)
+        return mounted_tree(str(mnt), ALL_TIMES)
 
 
 def shown_by_engine(layers: Layers) -> Tree:
@@ -218,11 +212,7 @@ def test_a_shared_index(layers: Layers) -> None:
     del before[b"./d/link"]
     view = Overlay((str(layers.bottom),), str(layers.top), profile="fallthru", index=str(index))
     with kernel.mounted(view, str(layers.mnt)):
-        here = os.open(".", os.O_PATH)
-        os.chdir(layers.mnt)
-        after = kernel_tree(ALL_TIMES)
-        os.fchdir(here)
-        os.close(here)
+        after = mounted_tree(str(layers.mnt), ALL_TIMES)
     assert after.keys() == before.keys()
     assert after[b"./d/file"] == before[b"./d/file"]
     (layers.bottom / "new").touch()

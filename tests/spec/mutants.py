@@ -1,16 +1,17 @@
-"""Targets with one planted fault each: what the clauses must not let pass."""
+"""Targets with one planted fault each: what the clauses, and fuzzing, must not let pass."""
 
 from __future__ import annotations
 
 import os
 import shutil
 import stat
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import Any
 
 from overlay import syscalls
 from overlay.spec.calls import Calls, MountedCalls
-from overlay.spec.targets import OverlayfsTarget
+from overlay.spec.targets import CommandTarget, OverlayfsTarget
 
 FULL = (("metacopy", "on"), ("index", "on"))
 
@@ -155,3 +156,92 @@ class MountsOnce(_Overlay):
         if "001-mounts" not in mnt:
             raise OSError(5, "the daemon is gone")
         super().mount(bottoms, top, work, mnt)
+
+
+# ------------------------------------------------------------- faults of the copyup itself
+
+
+class _Tampering(MountedCalls):
+    """Calls on a mount where root's copyups of a file go wrong."""
+
+    def __init__(self, mnt: str, top: str, spoil: Callable[[str], None]) -> None:
+        super().__init__(mnt)
+        self._mnt, self._top, self._spoil = mnt, top, spoil
+
+    def spoiling(self, call: Callable[..., Any], path: Any, *rest: Any, **options: Any) -> Any:
+        on_top = os.path.join(self._top, path)
+        before = os.path.lexists(on_top)
+        existed = os.path.isfile(os.path.join(self._mnt, path))
+        result = call(path, *rest, **options)
+        if existed and not before and os.path.isfile(on_top) and os.geteuid() == 0:
+            self._spoil(os.path.join(self._mnt, path))
+        return result
+
+    def open(self, path: Any, flags: int, mode: int = 0o666) -> int:
+        return int(self.spoiling(super().open, path, flags, mode))
+
+    def truncate(self, path: Any, size: int) -> None:
+        self.spoiling(super().truncate, path, size)
+
+    def chown(self, path: Any, uid: int, gid: int, *, follow: bool = True) -> None:
+        self.spoiling(super().chown, path, uid, gid, follow=follow)
+
+
+@dataclass(frozen=True)
+class _Spoiler(_Overlay):
+    """A mount whose copyup has a fault.  Its top is what lies beside ``mnt`` by its name."""
+
+    def calls(self, mnt: str) -> Calls:
+        top = os.path.join(os.path.dirname(mnt).replace("-mounts", "-top"), "top")
+        return self.faulty(mnt, top)
+
+    def faulty(self, mnt: str, top: str) -> Calls:
+        return _Tampering(mnt, top, self.spoil)
+
+    def spoil(self, path: str) -> None:
+        """The fault."""
+
+
+class ForgetsMode(_Spoiler):
+    def spoil(self, path: str) -> None:
+        os.chmod(path, 0o640)
+
+
+class LosesXattr(_Spoiler):
+    def spoil(self, path: str) -> None:
+        for name in os.listxattr(path):
+            if name in ("user.x", "trusted.x"):
+                os.removexattr(path, name)
+
+
+class TruncatesWrongly(_Spoiler):
+    """Copies the file up for truncate(), and leaves it as long as it was."""
+
+    def faulty(self, mnt: str, top: str) -> Calls:
+        class Calls(_Tampering):
+            def truncate(self, path: Any, size: int) -> None:
+                here = os.path.join(mnt, path)
+                if os.path.isfile(here) and not os.path.lexists(os.path.join(top, path)):
+                    size = max(size, os.stat(here).st_size)
+                super().truncate(path, size)
+
+        return Calls(mnt, top, self.spoil)
+
+
+#: What a mount helper does to bottom ($1) and top ($2) before it mounts an overlay.
+HELPERS = {
+    "honest": "",
+    "drops-whiteouts": 'find "$2" -type c -delete',
+    "drops-opaque": 'find "$2" -type d -exec setfattr -x trusted.overlay.opaque {} + 2>/dev/null',
+    # Brings the bottom's files up to date with the top's.
+    "writes-to-bottom": 'cd "$2"; find . -type f | while read -r file; do\n'
+    '  [ -f "$1/$file" ] && cat "$file" >"$1/$file"\ndone',
+}
+
+
+def helper(fault: str) -> CommandTarget:
+    """A mount command with one of the faults above."""
+    mount = 'exec mount -t overlay overlay -o "lowerdir=$1,upperdir=$2,workdir=$3" "$4"'
+    text = f"{HELPERS[fault]}\n{mount}"
+    words = ("sh", "-c", text, "sh", "{bottom}", "{top}", "{work}", "{mnt}")
+    return CommandTarget(words, f"mutant:{fault}")

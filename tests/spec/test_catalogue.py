@@ -45,7 +45,7 @@ def test_departures_are_reasoned_and_name_known_aspects() -> None:
     for departure in departures:
         assert departure.why.endswith("."), departure
         assert departure.source, departure
-        assert departure.differs, departure
+        assert departure.differs or departure.fuzz or departure.leaves_out, departure
         assert {aspect for aspect, _ in departure.differs} <= ASPECTS - {"bottom"}, departure
 
 
