@@ -10,10 +10,12 @@ from pathlib import Path
 
 import pytest
 
-from overlay import errors, guard, kernel, readonlyusers, runstate, status, syscalls
+from overlay import errors, guard, kernel, readonlyusers, runstate, syscalls
 from overlay.guard import Hold
+from overlay.status import OverlayStatus
 from tests.conftest import Layers
 from tests.fsimages import loop_filesystem, tmpfs
+from tests.overlay.surveys import survey
 from tests.running import in_user_namespace
 
 
@@ -108,11 +110,11 @@ def test_the_last_user_releases_it(bottom: Path, layers: Layers) -> None:
     first, second = place(layers, "m1"), place(layers, "m2")
     kernel.mount(overlay_of(bottom, layers, "t1"), first)
     kernel.mount(overlay_of(bottom, layers, "t2"), second)
-    counts = [each.bottoms[0].users for each in status.survey()]
+    counts = [each.bottoms[0].users for each in survey(layers)]
     assert counts == [2, 2]
     kernel.unmount(first)
     assert not can_be_written(bottom)
-    (left,) = status.survey()
+    (left,) = survey(layers)
     assert (left.bottoms[0].users, left.bottoms[0].held, left.tainted) == (1, True, False)
     kernel.unmount(second)
     assert can_be_written(bottom)
@@ -123,7 +125,7 @@ def test_a_plain_umount_is_noticed(ext4: Path, layers: Layers) -> None:
     kernel.mount(overlay_of(ext4, layers), str(layers.mnt))
     assert run("umount", layers.mnt) == 0
     assert device_is_read_only(ext4)  # nobody was told
-    status.survey()
+    survey(layers)
     assert not device_is_read_only(ext4)
 
 
@@ -134,7 +136,7 @@ def test_overlays_of_others_count(ext4: Path, layers: Layers) -> None:
         options = f"lowerdir={ext4},upperdir={top},workdir={work}"
         assert run("mount", "-t", "overlay", "x", "-o", options, other) == 0
     assert not can_be_written(ext4)
-    assert [each.bottoms[0].users for each in status.survey()] == [1]
+    assert [each.bottoms[0].users for each in survey(layers)] == [1]
     kernel.unmount(other)
     assert can_be_written(ext4)
 
@@ -193,7 +195,7 @@ def test_an_overlay_in_another_mount_namespace_counts(ext4: Path, layers: Layers
 def test_what_others_made_read_only_stays_so(ext4: Path, layers: Layers) -> None:
     set_device(ext4, read_only=True)
     with kernel.mounted(overlay_of(ext4, layers), str(layers.mnt)):
-        (told,) = status.survey()
+        (told,) = survey(layers)
         assert (told.bottoms[0].held, told.bottoms[0].state) == (False, guard.assess(str(ext4)))
     kept = device_is_read_only(ext4)
     set_device(ext4, read_only=False)  # else the next image on this loop device is read-only
@@ -212,7 +214,7 @@ def test_a_writable_file_system_is_never_touched(layers: Layers) -> None:
                     assert not device_is_read_only(device)
                     (device / f"new {path.name}").write_text("writable")
             with kernel.mounted(overlay_of(bound, layers, bound.name), str(layers.mnt)):
-                (told,) = status.survey()
+                (told,) = survey(layers)
             assert told.bottoms[0].state is not None
             assert told.bottoms[0].state.hold is Hold.MOUNT
             assert not told.tainted
@@ -258,7 +260,7 @@ def test_btrfs_does_not_heed_its_device(layers: Layers) -> None:
 def test_a_bottom_covered_in_place_is_still_judged(ext4: Path, layers: Layers) -> None:
     """The union at the bottom's own mount point (L138–L141): the path shows the union."""
     with kernel.mounted(overlay_of(ext4, layers), str(ext4)):
-        (told,) = status.survey()
+        (told,) = survey(layers, ext4)
         (bottom,) = told.bottoms
         assert bottom.state is not None
         assert (bottom.state.fstype, bottom.state.hold) == ("ext4", Hold.DEVICE)
@@ -269,7 +271,7 @@ def test_a_bottom_covered_in_place_is_still_judged(ext4: Path, layers: Layers) -
     assert sorted(os.listdir(layers.top)) == ["new"]
 
 
-def tainted(overlay: status.OverlayStatus) -> list[str]:
+def tainted(overlay: OverlayStatus) -> list[str]:
     return [taint.kind for bottom in overlay.bottoms for taint in bottom.taints]
 
 
@@ -278,20 +280,20 @@ def test_an_untouched_bottom_is_not_tainted(bottom: Path, layers: Layers) -> Non
         assert (layers.mnt / "file").read_text() == "bottom"
         (layers.mnt / "file").write_text("changed")
         os.sync()
-        assert [tainted(each) for each in status.survey()] == [[]]
+        assert [tainted(each) for each in survey(layers)] == [[]]
 
 
 def test_a_bottom_that_becomes_writable_taints(ext4: Path, layers: Layers) -> None:
     with kernel.mounted(overlay_of(ext4, layers, hold=False), str(layers.mnt)):
         assert run("mount", "-o", "remount,rw", ext4) == 0
-        (told,) = status.survey()
+        (told,) = survey(layers)
         assert told.tainted
         assert "hold" in tainted(told)
         assert "mounted read-write" in told.bottoms[0].taints[0].what
         first = told.bottoms[0].taints[0].seen
         # Putting it back does not undo what may have happened meanwhile.
         assert run("mount", "-o", "remount,ro", ext4) == 0
-        (told,) = status.survey()
+        (told,) = survey(layers)
         assert "hold" in tainted(told)
         assert told.bottoms[0].taints[0].seen == first
         assert told.to_json()["tainted"] is True
@@ -303,7 +305,7 @@ def test_a_write_between_two_looks_taints(ext4: Path, layers: Layers) -> None:
         assert run("mount", "-o", "remount,rw", ext4) == 0
         (ext4 / "file").write_text("changed below")
         assert run("mount", "-o", "remount,ro", ext4) == 0
-        (told,) = status.survey()
+        (told,) = survey(layers)
         assert tainted(told) == ["device"]
         assert "were written to its block device" in told.bottoms[0].taints[0].what
 
@@ -311,7 +313,7 @@ def test_a_write_between_two_looks_taints(ext4: Path, layers: Layers) -> None:
 def test_a_released_device_taints(ext4: Path, layers: Layers) -> None:
     with kernel.mounted(overlay_of(ext4, layers), str(layers.mnt)):
         set_device(ext4, read_only=False)
-        (told,) = status.survey()
+        (told,) = survey(layers)
         assert tainted(told) == ["hold"]
         assert "it was held by its device" in told.bottoms[0].taints[0].what
 
@@ -320,12 +322,12 @@ def test_a_new_overlay_is_not_tainted_by_the_past(ext4: Path, layers: Layers) ->
     overlay = overlay_of(ext4, layers, hold=False)
     with kernel.mounted(overlay, str(layers.mnt)):
         assert run("mount", "-o", "remount,rw", ext4) == 0
-        (told,) = status.survey()
+        (told,) = survey(layers)
         assert told.tainted
         assert run("mount", "-o", "remount,ro", ext4) == 0
     # The same top, the same place, and most likely the same device number.
     with kernel.mounted(overlay, str(layers.mnt)):
-        (told,) = status.survey()
+        (told,) = survey(layers)
         assert not told.tainted
 
 
@@ -336,12 +338,12 @@ def test_a_written_image_taints(layers: Layers) -> None:
     tree.mkdir()
     assert run("mkfs.ext4", "-q", "-d", tree, image, "8M") == 0
     with kernel.mounted(overlay_of(image, layers), str(layers.mnt)):
-        (told,) = status.survey()
+        (told,) = survey(layers)
         assert not told.tainted
         with image.open("r+b") as file:
             file.seek(4 << 20)
             file.write(b"x")
-        (told,) = status.survey()
+        (told,) = survey(layers)
         assert tainted(told) == ["image"]
         assert str(image) in told.bottoms[0].taints[0].what
 
@@ -354,7 +356,7 @@ def test_a_replaced_image_does_not_taint(layers: Layers) -> None:
     with kernel.mounted(overlay_of(image, layers), str(layers.mnt)):
         (layers.base / "new").write_bytes(b"another")
         os.replace(layers.base / "new", image)
-        (told,) = status.survey()
+        (told,) = survey(layers)
         assert not told.tainted
 
 
@@ -362,7 +364,7 @@ def test_notes_of_overlays_that_went_are_dropped(ext4: Path, layers: Layers) -> 
     kernel.mount(overlay_of(ext4, layers), str(layers.mnt))
     assert len(readonlyusers.reliances()) == 1
     assert run("umount", layers.mnt) == 0
-    status.survey()
+    survey(layers)
     assert readonlyusers.reliances() == {}
 
 

@@ -12,10 +12,11 @@ from pathlib import Path
 
 import pytest
 
-from overlay import errors, kernel, readonlyusers, runstate, status
+from overlay import errors, kernel, readonlyusers, runstate
 from overlay.watch import watch
 from tests.conftest import Layers
 from tests.fsimages import loop_filesystem, tmpfs
+from tests.overlay.surveys import survey
 from tests.running import REPOSITORY, fallthru
 
 
@@ -71,7 +72,7 @@ def test_a_change_is_told_with_who_did_it(overlay: Layers) -> None:
     assert told["bottom"] == str(overlay.bottom)
     assert told["what"].startswith("dir/new was created")
     assert f"({os.getpid()})" in told["what"]
-    (state,) = status.survey()
+    (state,) = survey(overlay)
     assert state.tainted
     assert state.bottoms[0].taints[0].what == told["what"]
     kernel.unmount(str(overlay.mnt))
@@ -88,7 +89,7 @@ def test_using_the_overlay_is_no_change(overlay: Layers) -> None:
     (overlay.mnt / "dir" / "new").unlink()
     (overlay.mnt / "file").unlink()
     (overlay.base / "beside").touch()
-    (state,) = status.survey()
+    (state,) = survey(overlay)
     assert not state.tainted
     kernel.unmount(str(overlay.mnt))
     assert watcher.end() == ([], 0)

@@ -11,11 +11,12 @@ from pathlib import Path
 
 import pytest
 
-from overlay import doctor, errors, guard, kernel, lsm, status, syscalls
+from overlay import doctor, errors, guard, kernel, lsm, syscalls
 from overlay.bpf.pinned import PinnedMap, pin
 from overlay.guard import Hold
 from tests.conftest import Layers
 from tests.fsimages import tmpfs
+from tests.overlay.surveys import survey
 from tests.running import fallthru
 
 BPF_FS = Path(lsm.PLACE).parent
@@ -50,7 +51,7 @@ def test_asked_for_it_holds_or_says_why_not(bpf_fs: Path, read_only: str, layers
         assert lacking.hint
         assert not os.path.ismount(layers.mnt)
     else:
-        (bottom,) = status.survey()[0].bottoms
+        (bottom,) = survey(layers)[0].bottoms
         assert bottom.state is not None
         assert bottom.state.hold is Hold.LSM
         kernel.unmount(str(layers.mnt))
