@@ -7,10 +7,12 @@ moment leaves only readable files.
 from __future__ import annotations
 
 import os
+import struct
+import zlib
 from contextlib import suppress
 from dataclasses import dataclass
 from types import TracebackType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, BinaryIO
 
 from overlay.errors import OperationFailed
 from overlay.outfile import sync_directory
@@ -21,10 +23,14 @@ if TYPE_CHECKING:
 
     from tracer.schema import RunMetadata
 
-__all__ = ["PartFile", "Stored"]
+__all__ = ["PartFile", "Stored", "footer_intact"]
 
 #: Numbers that come again and again, besides the categories.
 _REPEATING = ("pid", "tid", "uid", "size", "bytes", "errno")
+
+#: Parquet has checksums of its pages and none of the footer, without which a flipped bit may
+#: show as other rows.  That one is before the footer, where readers of Parquet never look.
+_SEAL = b"fallthru"
 
 
 @dataclass(frozen=True)
@@ -54,7 +60,7 @@ class PartFile:
         self._aside = os.path.join(directory, f".{name}")
         self._rows = 0
         try:
-            self._file = open(self._aside, "xb")  # noqa: SIM115  (closed by commit, or on leaving)
+            self._file = open(self._aside, "x+b")  # noqa: SIM115  (closed by commit, or on leaving)
             self._writer = pq.ParquetWriter(
                 self._file,
                 schema_with(metadata),
@@ -81,6 +87,10 @@ class PartFile:
         """Have it on disk under its name."""
         try:
             self._writer.close()
+            self._file.flush()
+            start, footer = _footer(self._file)
+            self._file.seek(start)
+            self._file.write(_seal(footer) + footer)
             self._file.flush()
             os.fsync(self._file.fileno())
             size = os.fstat(self._file.fileno()).st_size
@@ -115,3 +125,26 @@ class PartFile:
             hint="what was written so far is kept and readable",
             errno=error.errno or 0,
         )
+
+
+def footer_intact(path: str) -> bool:
+    """Whether the footer of a part is what was written; parts of older versions cannot tell."""
+    with open(path, "rb") as file:
+        start, footer = _footer(file)
+        file.seek(max(start - len(_seal(footer)), 0))
+        found = file.read(len(_seal(footer)))
+    return not found.startswith(_SEAL) or found == _seal(footer)
+
+
+def _seal(footer: bytes) -> bytes:
+    return _SEAL + struct.pack("<I", zlib.crc32(footer))
+
+
+def _footer(file: BinaryIO) -> tuple[int, bytes]:
+    """Where a Parquet file's footer begins, and all from there, its length and the magic too."""
+    size = file.seek(0, os.SEEK_END)
+    file.seek(max(size - 8, 0))
+    length = int.from_bytes(file.read(4), "little")
+    start = max(size - 8 - length, 0)
+    file.seek(start)
+    return start, file.read()

@@ -14,6 +14,7 @@ import pyarrow.parquet as pq
 
 from overlay.errors import EnvironmentLacks, OperationFailed, UsageError
 from overlay.text import printable
+from tracer.partfile import footer_intact
 from tracer.schema import METADATA_KEY, SCHEMA, SCHEMA_VERSION, RunMetadata
 
 __all__ = [
@@ -132,6 +133,8 @@ def read_part(path: str, names: list[str] | None) -> tuple[RunMetadata, pa.Table
     permission), and :class:`PartError` for damage.
     """
     try:
+        if not footer_intact(path):
+            raise PartError("damaged: its footer is not what was written")
         with pq.ParquetFile(path, page_checksum_verification=True) as file:
             metadata = _metadata(file.schema_arrow, path)
             if names is None:
