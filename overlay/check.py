@@ -26,7 +26,7 @@ from overlay.inuse import top_in_use
 from overlay.layer import Layer
 from overlay.marks import MarkFamily
 from overlay.mountinfo import overlay_at
-from overlay.preflight import in_user_namespace
+from overlay.privilege import in_user_namespace
 from overlay.text import printable
 from overlay.view import View
 

@@ -39,7 +39,16 @@ from overlay.staging import Stage, open_bottom, stage_in
 from overlay.text import printable
 from overlay.view import View
 
-__all__ = ["CommitConflict", "Committed", "Conflict", "OnConflict", "Top", "commit", "discard"]
+__all__ = [
+    "CommitConflict",
+    "Committed",
+    "Conflict",
+    "OnConflict",
+    "Top",
+    "commit",
+    "commit_open",
+    "discard",
+]
 
 _DIRECTORY: Final = os.O_RDONLY | os.O_DIRECTORY
 
@@ -128,6 +137,20 @@ def commit(
         return run.as_copy(destination)
 
 
+def commit_open(
+    top: Top, bottom: Layer, *, family: MarkFamily, select: Selection = EVERYTHING
+) -> Committed:
+    """:func:`commit` for layers that are open, and whose top only the caller has.
+
+    The bottom may be the running system, which live overlays have to put up with anyway.
+    """
+    with _to_be_repeated("commit"), ExitStack() as stack:
+        require_writable(bottom)
+        run = _Commit(View([top.layer, bottom], family), top, select, OnConflict.REFUSE, None)
+        stack.callback(run.close)
+        return run.in_place(None, keep_top=False, verify=True)
+
+
 def discard(top: str, *, work: str | None = None, family: str = "trusted") -> int:
     """Empty a top that nobody uses; how many entries its root had.  The bottoms show then."""
     with _to_be_repeated("discarding"), resting_top(top, work, family) as opened_top:
@@ -197,7 +220,7 @@ class _Commit:
     def close(self) -> None:
         self._closing.close()
 
-    def in_place(self, live: LiveLayers, *, keep_top: bool, verify: bool) -> Committed:
+    def in_place(self, live: LiveLayers | None, *, keep_top: bool, verify: bool) -> Committed:
         self._refuse_deep_fallthrus()
         bottom = self._view.layers[1]
         conflicts = self._conflicts(live, resumed=interrupted(bottom))

@@ -18,16 +18,7 @@ from overlay import kernel, mountinfo, runstate
 from overlay.errors import Refused
 from overlay.text import printable
 
-__all__ = ["Covered", "check", "mount"]
-
-# fmt: off
-#: Mounts that hold nothing of anybody's: the kernel's own views of itself.
-_KERNEL_FILESYSTEMS = frozenset({
-    "autofs", "bpf", "binfmt_misc", "cgroup", "cgroup2", "configfs", "debugfs", "devpts",
-    "devtmpfs", "efivarfs", "fusectl", "hugetlbfs", "mqueue", "proc", "pstore",
-    "rpc_pipefs", "securityfs", "selinuxfs", "sysfs", "tracefs",
-})
-# fmt: on
+__all__ = ["Covered", "check", "mount", "open_overlay"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +32,7 @@ class Covered:
     @property
     def holds_data(self) -> bool:
         """Whether somebody could miss what is written there."""
-        return self.writable and self.fstype not in _KERNEL_FILESYSTEMS
+        return self.writable and self.fstype not in mountinfo.KERNEL_FILESYSTEMS
 
 
 def check(
@@ -89,6 +80,13 @@ def mount(
         covered = check(overlay.bottoms, overlay.top, allow_submounts=allow_submounts)
         kernel.mount(overlay, mount_point)
     return covered
+
+
+def open_overlay(overlay: kernel.Overlay, *, allow_submounts: bool = False) -> int:
+    """:func:`check`, then :func:`overlay.kernel.open_overlay`, for a root of its own."""
+    with runstate.locked("mounts"):
+        check(overlay.bottoms, overlay.top, allow_submounts=allow_submounts)
+        return kernel.open_overlay(overlay)
 
 
 def _keep_apart(

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from overlay import kernel, layerargs, lsm, runstate, syscalls
 from overlay.errors import FallthruError
 from overlay.imageformats import FORMATS
-from overlay.preflight import in_user_namespace
+from overlay.privilege import in_user_namespace
 from overlay.profiles import PROFILES
 
 __all__ = ["Check", "checks"]

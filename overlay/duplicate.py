@@ -19,9 +19,9 @@ from overlay.layer import VANISHED, open_beneath
 from overlay.markvalues import NO_XATTR, is_private
 from overlay.matching import exists
 from overlay.text import printable
-from overlay.view import Node, OpenDirectory, View
+from overlay.view import Node, View
 
-__all__ = ["Duplicator", "set_times"]
+__all__ = ["Duplicator", "Tree", "set_times"]
 
 _NEW: Final = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 _PRESENT: Final = os.O_RDONLY | os.O_DIRECTORY
@@ -143,37 +143,52 @@ class Duplicator:
         flags = self.make(like or node, dirfd, name)
         root = syscalls.open_beneath(dirfd, name, _PRESENT)
         try:
-            return 1 + _Tree(self, root).fill(node, flags, (like or node).st)
+            return 1 + Tree(self, root).fill(node, flags, (like or node).st)
         finally:
             os.close(root)
 
 
-class _Tree:
+def _joined(below: bytes | None, onwards: bytes | None) -> bytes | None:
+    """Where a lookup goes on, from the roots of the layers further down."""
+    if onwards is None or onwards.startswith(b"/"):
+        return None if onwards is None else onwards[1:]
+    if below is None:
+        return None
+    return below + b"/" + onwards if below else onwards
+
+
+class Tree:
     """One tree being copied into ``root``."""
 
     def __init__(self, duplicator: Duplicator, root: int) -> None:
-        self._duplicator = duplicator
+        self.duplicator = duplicator
         self._view = duplicator.view
         self._root = root
-        self._linked: dict[tuple[int, int], bytes] = {}
+        self.linked: dict[tuple[int, int], bytes] = {}
         self._shielded: list[tuple[bytes, int]] = []
 
     def fill(self, node: Node, flags: int, st: os.stat_result) -> int:
         count = 0
-        pending = [(b"", node)]
+        pending: list[tuple[bytes, Node, bytes | None]] = [(b"", node, b"")]
         self._shielded.append((b"", flags))
         while pending:
-            path, each = pending.pop()
+            path, each, below = pending.pop()
             fd = open_beneath(self._root, path, _PRESENT)
             try:
                 with self._view.open(each) as directory:
                     for name in directory.names():
-                        below = path + b"/" + name if path else name
-                        child = self._child(directory, name, fd, below)
-                        if child is not None:
-                            count += 1
-                            if child.is_dir:
-                                pending.append((below, child))
+                        inner = path + b"/" + name if path else name
+                        child, onwards = directory.search(name)
+                        onwards = _joined(below, onwards)
+                        try:
+                            made = self.entry(child, fd, inner, below, onwards)
+                        except OSError as error:
+                            if error.errno not in VANISHED or exists(fd, name):
+                                raise
+                            continue  # removed since it was looked up
+                        count += made
+                        if child is not None and child.is_dir:
+                            pending.append((inner, child, onwards))
                 set_times(fd, each.st if path else st)
             finally:
                 os.close(fd)
@@ -182,36 +197,38 @@ class _Tree:
             if shield:
                 fd = open_beneath(self._root, path, os.O_RDONLY)
                 try:
-                    if self._duplicator.on_top:
-                        mark_protected(fd, shield, self._duplicator.family)
+                    if self.duplicator.on_top:
+                        mark_protected(fd, shield, self.duplicator.family)
                     else:
                         protect(fd, shield)
                 finally:
                     os.close(fd)
         return count
 
-    def _child(self, directory: OpenDirectory, name: bytes, fd: int, path: bytes) -> Node | None:
-        child = directory.lookup(name)
+    def entry(
+        self, child: Node | None, fd: int, path: bytes, below: bytes | None, onwards: bytes | None
+    ) -> bool:
+        """Make what a lookup found; whether there was something to make.
+
+        ``below`` is where layers further down have the directory ``fd``, ``onwards`` where
+        they have this; None where they are not asked.
+        """
         if child is None:
-            return None
+            return False
+        name = path.rpartition(b"/")[2]
         key = (child.st.st_dev, child.st.st_ino)
         linked = not child.is_dir and child.st.st_nlink > 1
-        try:
-            if linked and key in self._linked:
-                self._link(self._linked[key], fd, name)
-                return child
-            flags = self._duplicator.make(child, fd, name)
-        except OSError as error:
-            if error.errno in VANISHED and not exists(fd, name):
-                return None
-            raise
+        if linked and key in self.linked:
+            self.link(self.linked[key], fd, name)
+            return True
+        flags = self.duplicator.make(child, fd, name)
         if flags:
             self._shielded.append((path, flags))
         if linked:
-            self._linked[key] = path
-        return child
+            self.linked[key] = path
+        return True
 
-    def _link(self, first: bytes, fd: int, name: bytes) -> None:
+    def link(self, first: bytes, fd: int, name: bytes) -> None:
         above, _, last = first.rpartition(b"/")
         other = open_beneath(self._root, above, _PRESENT)
         try:

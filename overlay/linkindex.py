@@ -188,8 +188,11 @@ class _IndexedDirectory(OpenDirectory):
         super().__init__(view, places)
         self._indexed = view
 
-    def lookup(self, name: bytes) -> Node | None:
-        node = super().lookup(name)
+    def search(self, name: bytes) -> tuple[Node | None, bytes | None]:
+        node, onwards = super().search(name)
+        return self._linked(node), onwards
+
+    def _linked(self, node: Node | None) -> Node | None:
         if node is None or node.is_dir or node.st.st_nlink < 2:
             return node
         place = node.places[0]

@@ -16,6 +16,7 @@ from overlay.errors import UsageError
 from overlay.text import printable
 
 __all__ = [
+    "KERNEL_FILESYSTEMS",
     "MountEntry",
     "OverlayMount",
     "overlay_at",
@@ -24,6 +25,15 @@ __all__ = [
     "read",
     "split_lowerdir",
 ]
+
+# fmt: off
+#: Mounts that hold nothing of anybody's: the kernel's own views of itself.
+KERNEL_FILESYSTEMS = frozenset({
+    "autofs", "bpf", "binfmt_misc", "cgroup", "cgroup2", "configfs", "debugfs", "devpts",
+    "devtmpfs", "efivarfs", "fusectl", "hugetlbfs", "mqueue", "proc", "pstore",
+    "rpc_pipefs", "securityfs", "selinuxfs", "sysfs", "tracefs",
+})
+# fmt: on
 
 
 @dataclass(frozen=True, slots=True)

@@ -52,12 +52,15 @@ def overlay_using(directory: str) -> tuple[mountinfo.OverlayMount, Process | Non
 
 
 def _is_file(path: str, process: Process | None, wanted: os.stat_result) -> bool:
-    # Another namespace's path means something only below that namespace's root.
-    seen = path if process is None else f"/proc/{process.pid}/root{path}"
-    try:
-        return os.path.samestat(os.stat(seen), wanted)
-    except OSError:
-        return False
+    # Another namespace's path means something below that namespace's root; or here, where
+    # whoever mounted it stepped into it, as `fallthru run` does.
+    for seen in (path,) if process is None else (f"/proc/{process.pid}/root{path}", path):
+        try:
+            if os.path.samestat(os.stat(seen), wanted):
+                return True
+        except OSError:
+            continue
+    return False
 
 
 def mount_namespaces() -> Iterator[tuple[Process | None, list[mountinfo.MountEntry]]]:

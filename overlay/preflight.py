@@ -24,13 +24,11 @@ from overlay.errors import (
     UsageError,
 )
 from overlay.layer import first_fallthru_stub, top_shortcomings
+from overlay.privilege import in_user_namespace
 from overlay.profiles import Profile
 from overlay.text import printable
 
-__all__ = ["Directory", "OpenLayers", "in_user_namespace", "open_layers"]
-
-#: The initial user namespace's inode (include/linux/proc_ns.h, PROC_USER_INIT_INO).
-_INITIAL_USER_NAMESPACE = 0xEFFFFFFD
+__all__ = ["Directory", "OpenLayers", "open_layers"]
 
 _OPEN = os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC
 
@@ -61,11 +59,6 @@ class OpenLayers:
     work: Directory
     family: str
     index: Directory | None = None
-
-
-def in_user_namespace() -> bool:
-    """Whether this process is root at most in a user namespace (marks are then ``user.``)."""
-    return os.stat("/proc/self/ns/user").st_ino != _INITIAL_USER_NAMESPACE
 
 
 @contextmanager

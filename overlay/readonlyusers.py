@@ -224,6 +224,11 @@ def _relied() -> set[Device]:
             relied |= _numbers_below(overlay, entries, root)
     # Device numbers are used again, so an overlay is known by its top as well.
     known = reliances()
+    for reliance in known.values():
+        # From within a root of its own, an overlay's bottoms may be out of sight.
+        if (reliance.dev, reliance.top) in live:
+            for bottom in reliance.bottoms:
+                relied |= bottom.numbers if bottom.held else set()
     gone = [each for each in known.values() if (each.dev, each.top) not in live]
     relying = {os.makedev(*each.dev): each for each in gone if any(b.held for b in each.bottoms)}
     used = owners.overlays_in_use(relying) if relying else set()

@@ -9,6 +9,8 @@ umount(8) or in a crash.  /run ends with the boot, as all mounts do.
     /run/fallthru/devices/MAJOR:MINOR    one block device that was made read-only
     /run/fallthru/images/                names, while the kernel looks them up
     /run/fallthru/mounts/                empty: its lock makes a check and a mount one step
+    /run/fallthru/networks/NAME          the names of the roots on one bridge, an /etc/hosts
+    /run/fallthru/roots/NAME             one root that runs: its first process
 """
 
 from __future__ import annotations
@@ -26,7 +28,7 @@ from overlay.errors import OperationFailed
 __all__ = ["DIRECTORY", "Drawer", "any_devices", "drop", "load", "locked", "put"]
 
 DIRECTORY: Final = "/run/fallthru"
-Drawer = Literal["overlays", "devices", "images", "mounts"]
+Drawer = Literal["overlays", "devices", "images", "mounts", "networks", "roots"]
 _OPEN: Final = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 
 

@@ -20,7 +20,8 @@ from overlay.errors import NoPrivilege, TopInUse
 from overlay.inuse import top_in_use
 from overlay.layer import Layer
 from overlay.marks import MarkFamily, Whiteout
-from overlay.preflight import in_user_namespace, open_layers
+from overlay.preflight import open_layers
+from overlay.privilege import in_user_namespace
 from overlay.profiles import profile_named
 from overlay.sharedindex import layer_of, require_fresh
 from overlay.stack import Stack

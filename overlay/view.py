@@ -203,10 +203,19 @@ class OpenDirectory:
 
     def lookup(self, name: bytes) -> Node | None:
         """What the union shows as ``name``; None if nothing."""
+        return self.search(name)[0]
+
+    def search(self, name: bytes) -> tuple[Node | None, bytes | None]:
+        """:meth:`lookup`, and what layers further down would be asked for.
+
+        That is a name beside this directory's place there, or an absolute path; None where
+        they are not asked: a whiteout, an opaque directory or a file ends the lookup.
+        """
         levels: Sequence[Place] = self._places
         wanted, number = name, 0
         first: tuple[os.stat_result, Marks] | None = None
         found: list[Place] = []
+        stopped = False
         while number < len(levels):
             place = levels[number]
             number += 1
@@ -214,14 +223,17 @@ class OpenDirectory:
             wanted = hit.wanted
             if hit.st is not None:
                 if first is not None and not _continues(first[0], hit.st):
+                    stopped = True
                     break
                 first = first or (hit.st, hit.marks)
                 found.append(Place(place.layer, hit.path))
                 if _ends(hit.st, hit.marks):
+                    stopped = True
                     break
             redirect = hit.marks.redirect if hit.st is not None else None
             absolute = redirect is not None and redirect.startswith(b"/")
             if hit.stop and not absolute:
+                stopped = True
                 break
             if redirect is not None:
                 beside = wanted.rpartition(b"/")[0] + b"/" if wanted.startswith(b"/") else b""
@@ -229,9 +241,8 @@ class OpenDirectory:
             if wanted.startswith(b"/") and levels is self._places:
                 levels = [Place(n, b"") for n in range(place.layer + 1, self._view.merged)]
                 number = 0
-        if first is None:
-            return None
-        return self._node(first, found, wanted)
+        node = None if first is None else self._node(first, found, wanted)
+        return node, None if stopped else wanted
 
     def _look(self, place: Place, wanted: bytes) -> _Hit:
         if wanted.startswith(b"/"):

@@ -102,7 +102,7 @@ def _suspect(
             "which top? Neither a mount point nor a top with its bottoms was given",
             hint="fallthru check MOUNTPOINT, or fallthru check --top DIR --bottom DIR",
         )
-    from overlay.preflight import in_user_namespace
+    from overlay.privilege import in_user_namespace
 
     family = "user" if userxattr or in_user_namespace() else "trusted"
     if index is None:

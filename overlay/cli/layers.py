@@ -8,6 +8,7 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Final
 
 import click
 
@@ -16,6 +17,7 @@ from overlay.text import printable
 
 __all__ = [
     "DIRECTORY",
+    "SIZE",
     "NamedLayers",
     "Progress",
     "agreed",
@@ -35,6 +37,25 @@ __all__ = [
 
 #: Existence is checked where the directory is used, by descriptor and with a better message.
 DIRECTORY = click.Path(path_type=str)
+
+
+class _Size(click.ParamType):  # type: ignore[type-arg]
+    """Bytes, with a binary unit if one is given: 4096, 64K, 2G."""
+
+    name = "size"
+    _units: Final = {"": 0, "K": 10, "M": 20, "G": 30, "T": 40}
+
+    def convert(
+        self, value: object, param: click.Parameter | None, ctx: click.Context | None
+    ) -> int:
+        text = str(value).upper().removesuffix("B").removesuffix("I")
+        number, unit = text.rstrip("KMGT"), text[len(text.rstrip("KMGT")) :]
+        if not number.isdecimal() or unit not in self._units:
+            self.fail(f"{value!r} is no size: 4096, 64K, 512M, 2G", param, ctx)
+        return int(number) << self._units[unit]
+
+
+SIZE = _Size()
 
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON, for machines.")
 

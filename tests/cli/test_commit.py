@@ -85,3 +85,21 @@ def test_discard(tree: Layers) -> None:
     assert fallthru("diff", *of(tree)).returncode == 0
     nothing = fallthru("discard", "--json", "--yes", "--top", tree.top)
     assert json.loads(nothing.stdout)["entries"] == 0
+
+
+def test_merge_and_squash(tree: Layers) -> None:
+    assert fallthru("umount", tree.mnt).returncode == 0
+    second, merged, flat = (tree.base / name for name in ("second", "merged", "flat"))
+    second.mkdir()
+    (second / "etc").mkdir()
+    (second / "etc" / "new").write_text("newest")
+    tops: list[str | Path] = ["--top", second, "--top", tree.top]
+    done = fallthru("merge", "--json", *tops, "--bottom", tree.bottom, "-o", merged)
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout) == {"directory": str(merged), "entries": 5}
+    bottoms: list[str | Path] = ["--bottom", merged, "--bottom", tree.bottom]
+    done = fallthru("squash", *bottoms, "-o", flat)
+    assert done.stdout == f"{flat}: 5 entries\n"
+    assert (flat / "etc" / "new").read_text() == "newest"
+    assert not (flat / "log").exists()
+    assert fallthru("squash", *bottoms, "-o", flat).returncode == 4

@@ -1,0 +1,34 @@
+"""What is to become of the changes that a command made."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import dataclass
+
+__all__ = ["Wishes"]
+
+
+@dataclass(frozen=True, slots=True)
+class Wishes:
+    """The options of ``fallthru try`` about the time after the command.
+
+    ``only`` and ``without`` are patterns of what is committed.
+    """
+
+    commit: bool
+    discard: bool
+    keep: str | None
+    yes: bool
+    as_json: bool
+    only: tuple[str, ...]
+    without: tuple[str, ...]
+
+    @property
+    def decided(self) -> bool:
+        """Whether there is nothing left to ask."""
+        return self.discard or self.keep is not None or (self.commit and self.yes)
+
+    @property
+    def can_ask(self) -> bool:
+        """Whether somebody is there to be asked, after reading what changed."""
+        return not self.yes and sys.stdin.isatty() and sys.stderr.isatty()

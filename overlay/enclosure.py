@@ -1,0 +1,315 @@
+"""A command in namespaces of its own, as if it had been started in the ordinary way.
+
+Four processes: the caller; a doorkeeper, who stays outside and waits; the first process in
+the namespaces, which prepares the place, starts the command and reaps orphans; and the
+command.  When the doorkeeper dies the first process is killed, and the first process of a
+PID namespace takes everything in it along; mounts and networks go with their last user.
+When the caller dies, by whatever signal, the doorkeeper ends it all and tidies up.
+
+The command keeps the terminal, its session and its process group, so that Ctrl-C, Ctrl-Z
+and job control work as usual.  Signals sent to the caller are passed on.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from typing import Any, Final, NoReturn
+
+from overlay import errors, syscalls
+from overlay.errors import FallthruError, NoPrivilege, OperationFailed
+
+__all__ = ["Command", "Enclosure", "Ending", "run"]
+
+#: What the doorkeeper is told when the caller died.
+_ORPHANED: Final = signal.SIGRTMIN
+#: What a terminal, a service manager or a user sends, and what tells of children.
+_WATCHED: Final = frozenset(
+    {
+        signal.SIGCHLD,
+        signal.SIGCONT,
+        signal.SIGHUP,
+        signal.SIGINT,
+        signal.SIGQUIT,
+        signal.SIGTERM,
+        signal.SIGTSTP,
+        signal.SIGUSR1,
+        signal.SIGUSR2,
+        _ORPHANED,
+    }
+)
+_SI_KERNEL: Final = 0x80  # sent by the terminal (include/uapi/asm-generic/siginfo.h)
+_MESSAGE: Final = 1 << 20
+
+CANNOT_EXECUTE: Final = 126  # as a shell and env(1) report it
+NOT_FOUND: Final = 127
+
+
+@dataclass(frozen=True, slots=True)
+class Command:
+    """What to run: its words, environment and directory (inside; "/" where it is missing).
+
+    ``become`` changes to another user, with the root in place, and adds to the environment.
+    """
+
+    words: Sequence[str]
+    environment: Mapping[str, str] = field(default_factory=lambda: dict(os.environ))
+    directory: str = "/"
+    become: Callable[[], Mapping[str, str]] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Enclosure:
+    """Where to run it: CLONE_NEW* flags, and what makes the place ready.
+
+    ``prepare`` runs as the first process in the namespaces; what it returns, plain data and
+    descriptors, gets to the caller.  ``outside`` runs in the caller before it, with the first
+    process's number.  ``cleanup`` undoes what stays outside if the caller is killed.
+
+    With ``as_user`` a user namespace is made in which the caller's own ids are the only
+    ones, as themselves or, with ``as_root``, as 0.
+    """
+
+    namespaces: int
+    prepare: Callable[[], tuple[dict[str, Any], Sequence[int]]]
+    as_user: bool = False
+    as_root: bool = False
+    outside: Callable[[int], None] | None = None
+    cleanup: Callable[[int], None] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Ending:
+    """How the command ended: ``code`` as a shell tells it (128 + N for signal N).
+
+    ``report`` and ``fds`` are what the preparation returned; the descriptors are the caller's.
+    """
+
+    code: int
+    report: dict[str, Any]
+    fds: tuple[int, ...]
+
+
+def run(command: Command, place: Enclosure) -> Ending:
+    """Run ``command`` at ``place`` to its end.
+
+    Errors of the preparation are raised here.  A command that cannot be executed is told on
+    standard error, and its code is 126 or 127.
+    """
+    mine, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, _WATCHED)
+    sys.stdout.flush()
+    sys.stderr.flush()
+    try:
+        keeper = os.fork()
+        if keeper == 0:
+            mine.close()
+            _guarded(theirs, lambda: _doorkeeper(theirs, command, place, before))
+        theirs.close()
+        try:
+            # From two processes, in any order.
+            told = dict(_received(mine)[:2] for _ in ("forked", "entered"))
+            if place.outside is not None:
+                place.outside(told["forked"]["pid"])
+            mine.send(b"go")
+            report, fds = _expect(mine, "prepared")
+        except BaseException:
+            mine.close()  # whoever waits for a word ends then
+            os.waitpid(keeper, 0)
+            raise
+        _supervise(keeper, stop_with=True)
+        said, _ = _expect(mine, "ended")
+        return Ending(said["code"], report, fds)
+    finally:
+        mine.close()
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def _doorkeeper(channel: socket.socket, command: Command, place: Enclosure, mask: Any) -> NoReturn:
+    caller = os.getppid()
+    if place.as_user:
+        uid, gid = os.geteuid(), os.getegid()
+        _enter(syscalls.CLONE_NEWUSER)
+        _write("/proc/self/setgroups", "deny")
+        _write("/proc/self/uid_map", f"{0 if place.as_root else uid} {uid} 1")
+        _write("/proc/self/gid_map", f"{0 if place.as_root else gid} {gid} 1")
+    # Only children get into a new PID namespace; the others are left to them.
+    _enter(place.namespaces & syscalls.CLONE_NEWPID)
+    syscalls.prctl(syscalls.PR_SET_PDEATHSIG, _ORPHANED)
+    inside = os.fork()
+    if inside == 0:
+        _guarded(channel, lambda: _first(channel, command, place, mask))
+    _say(channel, "forked", {"pid": inside})
+    channel.close()
+    _supervise(inside, orphaned=lambda: os.getppid() != caller)
+    if os.getppid() != caller and place.cleanup is not None:
+        place.cleanup(inside)
+    os._exit(0)
+
+
+def _first(channel: socket.socket, command: Command, place: Enclosure, mask: Any) -> NoReturn:
+    syscalls.prctl(syscalls.PR_SET_PDEATHSIG, signal.SIGKILL)
+    _enter(place.namespaces & ~syscalls.CLONE_NEWPID)
+    _say(channel, "entered", {})
+    if channel.recv(16) != b"go":
+        os._exit(0)
+    report, fds = place.prepare()
+    _say(channel, "prepared", report, fds)
+    for fd in fds:
+        os.close(fd)
+    child = os.fork()
+    if child == 0:
+        channel.close()
+        _execute(command, mask)
+    status = _supervise(child, reap_all=True)
+    _say(channel, "ended", {"code": code_of(status)})
+    os._exit(0)
+
+
+def _enter(namespaces: int) -> None:
+    try:
+        syscalls.unshare(namespaces)
+    except OSError as error:
+        raise NoPrivilege(
+            "namespaces of its own are not allowed here",
+            hint="an ordinary user needs user namespaces: sysctl user.max_user_namespaces, "
+            "kernel.unprivileged_userns_clone, kernel.apparmor_restrict_unprivileged_userns",
+            errno=error.errno or 0,
+        ) from None
+
+
+def _execute(command: Command, mask: Any) -> NoReturn:
+    """Become the command; what Python changed for itself is put back."""
+    try:
+        for number in (signal.SIGPIPE, signal.SIGXFSZ):
+            signal.signal(number, signal.SIG_DFL)
+        environment = dict(command.environment)
+        if command.become is not None:
+            environment.update(command.become())
+        try:
+            os.chdir(command.directory)
+        except OSError:
+            os.chdir("/")
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+        os.execvpe(command.words[0], list(command.words), environment)
+    except FileNotFoundError:
+        _complain(f"fallthru: there is no command {command.words[0]!r}\n", NOT_FOUND)
+    except OSError as error:
+        _complain(f"fallthru: {command.words[0]}: {error.strerror}\n", CANNOT_EXECUTE)
+    except FallthruError as error:
+        hint = f"  → {error.hint}\n" if error.hint else ""
+        _complain(f"fallthru: {error}\n{hint}", error.exit_code)
+
+
+def _complain(text: str, code: int) -> NoReturn:
+    os.write(2, text.encode(errors="surrogateescape"))
+    os._exit(code)
+
+
+def code_of(status: int) -> int:
+    """A wait status as a shell's exit code."""
+    code = os.waitstatus_to_exitcode(status)
+    return 128 - code if code < 0 else code
+
+
+def _supervise(
+    child: int,
+    *,
+    reap_all: bool = False,
+    stop_with: bool = False,
+    orphaned: Callable[[], bool] = lambda: False,
+) -> int:
+    """Wait for ``child``, passing signals on; its wait status.
+
+    What the terminal sends goes to everybody in its foreground, so to the command as well.
+    ``stop_with``: be stopped too when the terminal stops the command, for the shell to see.
+    The child is killed once ``orphaned`` says so.
+    """
+    while True:
+        if orphaned():
+            with suppress(ProcessLookupError):
+                os.kill(child, signal.SIGKILL)
+        got = signal.sigwaitinfo(_WATCHED)
+        if got.si_signo == signal.SIGCHLD:
+            status = _reaped(child, reap_all)
+            if status is not None:
+                return status
+        elif got.si_code == _SI_KERNEL or got.si_signo in (signal.SIGCONT, _ORPHANED):
+            if stop_with and got.si_signo == signal.SIGTSTP:
+                os.kill(os.getpid(), signal.SIGSTOP)
+        else:
+            with suppress(ProcessLookupError):
+                os.kill(child, got.si_signo)
+
+
+def _reaped(child: int, everybody: bool) -> int | None:
+    """The child's status if it ended; with ``everybody`` orphans are reaped on the way."""
+    while True:
+        try:
+            pid, status = os.waitpid(-1 if everybody else child, os.WNOHANG)
+        except ChildProcessError:
+            return None
+        if pid == child:
+            return status
+        if pid == 0:
+            return None
+
+
+def _write(path: str, text: str) -> None:
+    with open(path, "w", encoding="ascii") as file:
+        file.write(text)
+
+
+# ------------------------------------------------------------------ between processes
+
+
+def _guarded(channel: socket.socket, body: Callable[[], NoReturn]) -> NoReturn:
+    """Run the body of a forked process; what it raises is raised in the caller."""
+    try:
+        body()
+    except BaseException as error:
+        known = error if isinstance(error, FallthruError) else None
+        with suppress(OSError):
+            _say(
+                channel,
+                "failed",
+                {
+                    "class": type(known).__name__ if known else "OperationFailed",
+                    "message": known.message if known else f"{type(error).__name__}: {error}",
+                    "hint": known.hint if known else None,
+                    "errno": known.errno if known else 0,
+                },
+            )
+    os._exit(1)
+
+
+def _say(channel: socket.socket, what: str, said: dict[str, Any], fds: Sequence[int] = ()) -> None:
+    socket.send_fds(channel, [json.dumps([what, said]).encode()], list(fds))
+
+
+def _expect(channel: socket.socket, what: str) -> tuple[dict[str, Any], tuple[int, ...]]:
+    said, values, fds = _received(channel)
+    assert said == what, said
+    return values, fds
+
+
+def _received(channel: socket.socket) -> tuple[str, dict[str, Any], tuple[int, ...]]:
+    message, fds, _, _ = socket.recv_fds(channel, _MESSAGE, 16)
+    for fd in fds:
+        os.set_inheritable(fd, False)
+    if not message:
+        raise OperationFailed(
+            "what the command was to run in ended unexpectedly",
+            hint="it may have been killed: dmesg | tail tells of the OOM killer",
+        )
+    said, values = json.loads(message)
+    if said == "failed":
+        kind = getattr(errors, values["class"])
+        raise kind(values["message"], hint=values["hint"], errno=values["errno"])
+    return said, values, tuple(fds)

@@ -1,0 +1,203 @@
+"""Where the tops of a trial are: in memory, in a directory for once, or kept in one.
+
+A directory for once is locked while its trial runs, so that the next trial can tell what a
+killed one left behind, and removes it.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import json
+import os
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from typing import Any, Final
+
+from overlay.errors import EnvironmentLacks, OperationFailed, Refused, UsageError
+from overlay.text import human_bytes, printable
+
+__all__ = [
+    "DEFAULT_NEED",
+    "NOTE",
+    "copy_store",
+    "kept",
+    "memory_size",
+    "on_disk",
+    "remove",
+    "write_note",
+]
+
+#: A kept trial says here what its tops belong to.
+NOTE: Final = "trial.json"
+DEFAULT_NEED: Final = 1 << 30
+
+_FORMAT: Final = 1
+_PREFIX: Final = "fallthru-try-"
+_DIRECTORY: Final = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+
+
+def memory_size() -> int:
+    """Half of the memory that is free: what a trial in memory may take by itself."""
+    with open("/proc/meminfo", encoding="ascii") as file:
+        for line in file:
+            if line.startswith("MemAvailable:"):
+                return int(line.split()[1]) * 1024 // 2
+    return DEFAULT_NEED
+
+
+@contextmanager
+def on_disk(parent: str, need: int) -> Iterator[str]:
+    """A directory below ``parent`` for one trial, removed with all that is in it.
+
+    EnvironmentLacks unless ``need`` bytes are free there.
+    """
+    _remove_stale(parent)
+    _require_space(parent, need)
+    try:
+        made = tempfile.mkdtemp(prefix=_PREFIX, dir=parent)
+    except OSError as error:
+        raise UsageError(
+            f"nothing can be made in {printable(parent)}", errno=error.errno or 0
+        ) from None
+    with _locked(made):
+        try:
+            yield made
+        finally:
+            remove(made)
+
+
+def _require_space(parent: str, need: int) -> None:
+    try:
+        system = os.statvfs(parent)
+    except OSError as error:
+        raise UsageError(f"{printable(parent)} cannot be used", errno=error.errno or 0) from None
+    free = system.f_bavail * system.f_frsize
+    if free < need:
+        raise EnvironmentLacks(
+            f"{human_bytes(free)} are free on the file system of {printable(parent)}, and the "
+            f"trial may need {human_bytes(need)}",
+            hint="name another directory with --disk, or say what it takes with --size",
+            errno=errno.ENOSPC,
+        )
+
+
+@contextmanager
+def kept(directory: str, family: str) -> Iterator[dict[str, str]]:
+    """A directory that keeps its tops, made where it is missing, for one trial at a time.
+
+    Yields the names of the tops by the places that they belong to; what stands there in the
+    end is noted.
+    """
+    try:
+        os.makedirs(directory, mode=0o700, exist_ok=True)
+        found = set(os.listdir(directory))
+    except OSError as error:
+        raise UsageError(f"{printable(directory)} cannot be used", errno=error.errno or 0) from None
+    if found and NOTE not in found:
+        raise Refused(
+            f"{printable(directory)} is not empty, and no trial was kept there",
+            hint="name a new directory",
+        )
+    with _locked(directory):
+        note: dict[str, Any] = {"family": family, "tops": {}}
+        if found:
+            note = _read_note(directory)
+        if note["family"] != family:
+            raise UsageError(
+                f"the trial kept in {printable(directory)} has {note['family']}.* marks",
+                hint="go on with it as the user who began it",
+            )
+        tops = {str(place): str(name) for place, name in note["tops"].items()}
+        yield tops
+        write_note(directory, family, tops)
+
+
+def _read_note(directory: str) -> dict[str, Any]:
+    path = os.path.join(directory, NOTE)
+    try:
+        with open(path, encoding="utf-8") as file:
+            note = json.load(file)
+        if note["format"] == _FORMAT:
+            assert isinstance(note["tops"], dict)
+            return dict(note)
+    except (OSError, ValueError, KeyError, AssertionError):
+        pass
+    raise Refused(f"{printable(path)} cannot be read: it is not of this version")
+
+
+def write_note(directory: str, family: str, tops: dict[str, str]) -> None:
+    """Say whose tops are in a directory, once they are."""
+    path = os.path.join(directory, NOTE)
+    aside = f"{path}.{os.getpid()}"
+    with open(aside, "w", encoding="utf-8") as file:
+        json.dump({"format": _FORMAT, "family": family, "tops": tops}, file, indent=2)
+        file.flush()
+        os.fsync(file.fileno())
+    os.rename(aside, path)
+
+
+def copy_store(store: str, directory: str, names: list[str]) -> None:
+    """Copy tops with their marks and their index of hard links, which cp(1) keeps together."""
+    for name in names:
+        # The kernel's scratch directory, closed to everybody, is made anew anyway.
+        with suppress(OSError):
+            os.rmdir(f"{store}/{name}/work/work")
+        command = ["cp", "-dR", "--preserve=all", "--sparse=always", f"{store}/{name}", directory]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        if done.returncode:
+            raise OperationFailed(
+                f"the changes cannot be copied to {printable(directory)}: "
+                + done.stderr.strip().rpartition("\n")[2]
+            )
+        # It says whose index this is by a file handle; the next mount writes the new one.
+        with suppress(OSError):
+            os.removexattr(f"{directory}/{name}/work/index", "trusted.overlay.upper")
+
+
+@contextmanager
+def _locked(directory: str) -> Iterator[None]:
+    fd = os.open(directory, _DIRECTORY)
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        yield
+    except BlockingIOError:
+        raise Refused(
+            f"a trial is running in {printable(directory)}", hint="wait for it to end"
+        ) from None
+    finally:
+        os.close(fd)
+
+
+def _remove_stale(parent: str) -> None:
+    """Remove what trials that were killed left behind; nobody holds its lock any more."""
+    try:
+        names = [name for name in os.listdir(parent) if name.startswith(_PREFIX)]
+    except OSError:
+        return
+    for name in names:
+        path = os.path.join(parent, name)
+        try:
+            mine = os.lstat(path).st_uid == os.geteuid()
+            if mine:
+                with _locked(path):
+                    remove(path)
+        except (OSError, Refused):
+            continue
+
+
+def remove(path: str) -> None:
+    """Remove a directory of tops; an ordinary user may have closed some to himself."""
+
+    def opened(action: Any, inner: str, _error: Any) -> None:
+        with suppress(OSError):
+            os.chmod(inner if action is os.open else os.path.dirname(inner), 0o700)
+            if action is os.open:
+                shutil.rmtree(inner, ignore_errors=True)
+            else:
+                action(inner)
+
+    shutil.rmtree(path, onerror=opened)
