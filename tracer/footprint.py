@@ -17,6 +17,7 @@ from overlay import syscalls
 
 __all__ = ["drop_compiler", "keep_nothing", "stay_small"]
 
+_LIBRARY = re.compile(r"[^/]*\.so")
 _COMPILER = re.compile(r"lib(LLVM|clang|bcc)[^/]*\.so")
 _MAPPING = re.compile(r"([0-9a-f]+)-([0-9a-f]+) (\S{4}) \S+ \S+ \d+ +(/.*)")
 
@@ -45,22 +46,30 @@ def stay_small() -> None:
 def keep_nothing() -> None:
     """Have pyarrow return what it frees, and use no threads with buffers of their own."""
     import pyarrow as pa
+    import pyarrow.compute
+    import pyarrow.parquet
 
     pa.set_memory_pool(pa.system_memory_pool())
     pa.set_cpu_count(1)
     pa.set_io_thread_count(1)
+    # Most of what was touched when the libraries were loaded is never touched again.
+    _drop(_LIBRARY)
 
 
 def drop_compiler() -> None:
     """Let go of the compiler's memory.  It stays usable."""
-    for start, end in _unchanged():
-        with suppress(OSError):
-            syscalls.madvise(start, end - start, syscalls.MADV_DONTNEED)
+    _drop(_COMPILER)
     syscalls.malloc_trim()
 
 
-def _unchanged() -> Iterator[tuple[int, int]]:
-    """The compiler's mappings that hold what is in the file, to the last byte.
+def _drop(libraries: re.Pattern[str]) -> None:
+    for start, end in _unchanged(libraries):
+        with suppress(OSError):
+            syscalls.madvise(start, end - start, syscalls.MADV_DONTNEED)
+
+
+def _unchanged(libraries: re.Pattern[str]) -> Iterator[tuple[int, int]]:
+    """The mappings of ``libraries`` that hold what is in the file, to the last byte.
 
     What was written to (relocations, above all) would be lost, not read again: only
     mappings without a single page of their own count.
@@ -71,7 +80,7 @@ def _unchanged() -> Iterator[tuple[int, int]]:
             if line[0] in "0123456789abcdef":
                 mapping = _MAPPING.match(line)
                 if mapping and (
-                    "w" in mapping[3] or not _COMPILER.match(os.path.basename(mapping[4]))
+                    "w" in mapping[3] or not libraries.match(os.path.basename(mapping[4]))
                 ):
                     mapping = None
             elif mapping and line.split() == ["Anonymous:", "0", "kB"]:

@@ -35,10 +35,9 @@ class Ring:
         self._size = size
         self._stride = record_size + _HEADER
         self._consumer = mmap.mmap(map_fd, page, mmap.MAP_SHARED, mmap.PROT_READ | mmap.PROT_WRITE)
-        # The data pages are mapped twice in a row, so a record never seems to wrap.
-        self._data = mmap.mmap(
-            map_fd, page + 2 * size, mmap.MAP_SHARED, mmap.PROT_READ, offset=page
-        )
+        # The kernel would map the data twice in a row, so that no record seems to wrap; that
+        # counts twice as memory of ours, and all is copied out anyway.
+        self._data = mmap.mmap(map_fd, page + size, mmap.MAP_SHARED, mmap.PROT_READ, offset=page)
         self._page = page
         self._poll = select.epoll()
         self._poll.register(map_fd, select.EPOLLIN)
@@ -54,19 +53,31 @@ class Ring:
         waiting = (produced - consumed) // self._stride
         if not waiting:
             return b""
-        start = self._page + consumed % self._size
-        block = np.frombuffer(self._data, np.uint8, waiting * self._stride, start)
-        rows = block.reshape(waiting, self._stride)
-        heads: npt.NDArray[np.uint32] = rows[:, :4].copy().view(np.uint32)[:, 0]
+        # The headers first: what is complete by them may be copied afterwards.
+        heads = self._heads(consumed, waiting)
         # A record that is being written blocks those behind it.
         busy = np.flatnonzero(heads & _BUSY)
         ready = int(busy[0]) if busy.size else waiting
-        whole = rows[:ready][(heads[:ready] & _DISCARDED) == 0]
-        taken: bytes = whole[:, _HEADER:].tobytes()
-        # The mapping must not be in use by numpy when it is closed.
-        del rows, block, whole
+        rows = self._copy(consumed, ready * self._stride).reshape(ready, self._stride)
+        taken: bytes = rows[(heads[:ready] & _DISCARDED) == 0, _HEADER:].tobytes()
         struct.pack_into("=Q", self._consumer, 0, consumed + ready * self._stride)
         return taken
+
+    def _heads(self, position: int, count: int) -> npt.NDArray[np.uint32]:
+        """The first word of so many records.  (No array may keep the mapping in use.)"""
+        ring = np.frombuffer(self._data, np.uint32, self._size // 4, self._page)
+        places = (position + np.arange(count, dtype=np.int64) * self._stride) % self._size
+        return ring[places // 4]
+
+    def _copy(self, position: int, length: int) -> npt.NDArray[np.uint8]:
+        """Bytes of the ring, joined where it wraps."""
+        start = position % self._size
+        first = min(length, self._size - start)
+        end = self._page + start + first
+        joined = self._data[self._page + start : end]
+        if first < length:
+            joined += self._data[self._page : self._page + length - first]
+        return np.frombuffer(joined, np.uint8)
 
     def close(self) -> None:
         self._poll.close()

@@ -10,6 +10,7 @@ import pytest
 
 from overlay.cli import SUBCOMMANDS
 from tests.running import REPOSITORY, fallthru, in_child
+from tracer.cli import SUBCOMMANDS as TRACE_SUBCOMMANDS
 
 #: What takes longest to import; only the subcommands that need one may.
 HEAVY = {"pandas", "numpy", "matplotlib", "pyarrow", "bcc", "rich", "pyroute2"}
@@ -32,23 +33,26 @@ def test_starting_the_command_imports_nothing_heavy(arguments: list[str]) -> Non
     assert not imported_by(*arguments) & HEAVY
 
 
-@pytest.mark.parametrize("name", SUBCOMMANDS)
+EVERY = [*SUBCOMMANDS, *(f"trace {name}" for name in TRACE_SUBCOMMANDS)]
+
+
+@pytest.mark.parametrize("name", EVERY)
 def test_every_subcommand_has_help_with_an_example(name: str) -> None:
-    done = fallthru(name, "-h")
+    done = fallthru(*name.split(), "-h")
     assert done.returncode == 0, done.stderr
     assert f"fallthru {name}" in done.stdout
 
 
-@pytest.mark.parametrize("name", SUBCOMMANDS)
+@pytest.mark.parametrize("name", EVERY)
 def test_help_of_a_subcommand_imports_nothing_heavy(name: str) -> None:
     code = (
         "import sys; from overlay.cli import command\n"
-        "try: command.main([sys.argv[1], '--help'])\n"
+        "try: command.main([*sys.argv[1:], '--help'])\n"
         "except SystemExit: pass\n"
         "print(*sorted({name.partition('.')[0] for name in sys.modules}))"
     )
     done = subprocess.run(
-        [sys.executable, "-c", code, name],
+        [sys.executable, "-c", code, *name.split()],
         cwd=REPOSITORY,
         capture_output=True,
         text=True,
