@@ -105,7 +105,8 @@ def btrfs() -> None:
     run("mkfs.btrfs", "-q", str(image))
     fd = os.open(image, os.O_RDWR)
     device, name = syscalls.loop_attach(fd, read_only=False)
-    place("b"), place("again")
+    place("b")
+    place("again")
     mount("-t", "btrfs", "-o", "ro", name, "b")
     union("b")
     seen["btrfs"] = bottom("b")
@@ -186,8 +187,11 @@ def told(action: Callable[[], object]) -> str:
 def reconfigure(name: str, flag: str) -> str:
     fspick = 433  # a system call of x86-64 and all others
     fd = ctypes.CDLL(None).syscall(fspick, -100, str(HERE / name).encode(), 0)
-    syscalls.fsconfig_flag(fd, flag)
-    return told(lambda: syscalls.fsconfig_reconfigure(fd))
+    try:
+        syscalls.fsconfig_flag(fd, flag)
+        return told(lambda: syscalls.fsconfig_reconfigure(fd))
+    finally:
+        os.close(fd)  # it keeps the file system alive
 
 
 def new_mount(fstype: str, device: str) -> None:
