@@ -8,15 +8,12 @@ with their parent: a killed run leaves nobody behind that still makes entries.
 from __future__ import annotations
 
 import os
-import signal
 from collections import deque
 from collections.abc import Callable, Iterable
-from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from dataclasses import replace
-from multiprocessing import get_context
 
-from overlay import syscalls
 from overlay.fallthrus import BUDGET, Filled, Filler, Task
+from overlay.helpers import work_off
 
 __all__ = ["cores", "fill_all"]
 
@@ -81,32 +78,12 @@ class _Ledger:
 
 
 def _with_helpers(filler: Filler, ledger: _Ledger, jobs: int) -> None:
-    pool = ProcessPoolExecutor(
-        jobs, mp_context=get_context("fork"), initializer=_start_helper, initargs=(filler,)
-    )
-    running: dict[Future[Filled], list[Task]] = {}
-    try:
-        while ledger.pending or running:
-            while ledger.pending and len(running) < 2 * jobs:
-                count = max(1, min(64, len(ledger.pending) // (2 * jobs)))
-                batch = ledger.take(count)
-                running[pool.submit(_work, batch)] = batch
-            for future in wait(running, return_when=FIRST_COMPLETED).done:
-                ledger.account(running.pop(future), future.result())
-    finally:
-        pool.shutdown(cancel_futures=True)
+    def begin() -> Callable[[list[Task]], Filled]:
+        filler.in_helper()
+        return filler.work
 
+    def take() -> list[Task] | None:
+        count = max(1, min(64, len(ledger.pending) // (2 * jobs)))
+        return ledger.take(count) if ledger.pending else None
 
-_filler: Filler | None = None
-
-
-def _start_helper(filler: Filler) -> None:
-    global _filler  # noqa: PLW0603 - how a helper process gets its state
-    syscalls.prctl(syscalls.PR_SET_PDEATHSIG, signal.SIGKILL)
-    filler.in_helper()
-    _filler = filler
-
-
-def _work(tasks: list[Task]) -> Filled:
-    assert _filler is not None
-    return _filler.work(tasks)
+    work_off(begin, jobs, take, ledger.account)
