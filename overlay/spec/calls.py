@@ -19,7 +19,7 @@ from overlay import inodeflags, syscalls
 from overlay.credentials import Credentials
 from overlay.dircopyup import DirEntry
 
-__all__ = ["Calls", "Credentials", "DirEntry", "MountedCalls", "Path", "read"]
+__all__ = ["Calls", "Credentials", "DirEntry", "MountedCalls", "Path", "as_user", "read"]
 
 Path = str | bytes | os.PathLike[str]
 
@@ -171,25 +171,35 @@ class MountedCalls:
     @contextmanager
     def acting_as(self, who: Credentials) -> Iterator[None]:
         """By the effective ids; capabilities go with them."""
-        root, groups = self._root, os.getgroups()
+        root = self._root
         before = os.open(".", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
         # From inside: the user need not be able to walk to the mount point.
         here = os.open(root, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
         os.fchdir(here)
         self._root, self._here = "", here
-        os.setgroups(sorted(who.groups))
-        os.setegid(who.gid)
-        os.seteuid(who.uid)
         try:
-            yield
+            with as_user(who):
+                yield
         finally:
-            os.seteuid(0)
-            os.setegid(0)
-            os.setgroups(groups)
             os.fchdir(before)
             os.close(before)
             os.close(here)
             self._root, self._here = root, None
+
+
+@contextmanager
+def as_user(who: Credentials) -> Iterator[None]:
+    """Let this process, which is root's, have somebody's effective ids."""
+    groups = os.getgroups()
+    os.setgroups(sorted(who.groups))
+    os.setegid(who.gid)
+    os.seteuid(who.uid)
+    try:
+        yield
+    finally:
+        os.seteuid(0)
+        os.setegid(0)
+        os.setgroups(groups)
 
 
 def read(calls: Calls, path: Path) -> bytes:

@@ -51,36 +51,32 @@ def worker(body: Callable[[Send], None], *, patience: float) -> Iterator[Iterato
         yield _messages(receiving, patience)
     finally:
         os.close(receiving)
-        _end(pid)
+        # The keeper takes SIGTERM as "kill the worker and reap it", which does nothing
+        # to one that has ended already.
+        os.kill(pid, signal.SIGTERM)
+        os.waitpid(pid, 0)
 
 
-def _end(keeper: int) -> None:
-    """Stop a keeper with its worker, and whatever the worker waits for."""
-    # The keeper takes SIGTERM as "kill the worker and reap it", which does nothing
-    # to one that has ended already.
-    os.kill(keeper, signal.SIGTERM)
-    ends = os.pidfd_open(keeper)
-    try:
-        if not select.select([ends], [], [], _GRACE)[0]:
-            # A call that a FUSE server has read and does not answer cannot be killed (fs/fuse/
-            # dev.c: request_wait_answer()); the end of the server answers it.
-            for pid in _inside(keeper):
-                with suppress(ProcessLookupError):
-                    os.kill(pid, signal.SIGKILL)
-    finally:
-        os.close(ends)
-    os.waitpid(keeper, 0)
+def _end(inner: int) -> None:
+    """Kill a keeper's worker, and whatever it waits for."""
+    os.kill(inner, signal.SIGKILL)
+    ends = os.pidfd_open(inner)
+    if not select.select([ends], [], [], _GRACE)[0]:
+        # A call that a FUSE server has read and does not answer cannot be killed (fs/fuse/
+        # dev.c: request_wait_answer()); the end of the server answers it.
+        for pid in _inside():
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+    os.close(ends)
 
 
-def _inside(keeper: int) -> list[int]:
-    """The processes of the namespace that a keeper has made, by their numbers out here."""
-    ours, inside = os.readlink("/proc/self/ns/pid"), None
-    with suppress(OSError):
-        inside = os.readlink(f"/proc/{keeper}/ns/pid_for_children")
+def _inside() -> list[int]:
+    """The processes of the namespace that this keeper has made, by their numbers out here."""
+    ours, inside = (os.readlink(f"/proc/self/ns/{name}") for name in ("pid", "pid_for_children"))
     found = []
     for name in filter(str.isdigit, os.listdir("/proc")):
         with suppress(OSError):
-            if inside not in (None, ours) and os.readlink(f"/proc/{name}/ns/pid") == inside:
+            if inside != ours and os.readlink(f"/proc/{name}/ns/pid") == inside:
                 found.append(int(name))
     return found
 
@@ -115,7 +111,7 @@ def _keeper(parent: int, receiving: int, sending: int, body: Callable[[Send], No
 
         def stop(_signal: int, _frame: FrameType | None) -> None:
             if inner:
-                os.kill(inner, signal.SIGKILL)
+                _end(inner)
             else:
                 os._exit(1)
 

@@ -1,7 +1,7 @@
 """A FUSE server that shows an empty directory and never answers who lists it.
 
-Run as a program: ``python hangingfuse.py MNT``.  The request has been read by then, so that
-not even SIGKILL ends the caller.
+Run as a program: ``python hangingfuse.py MNT FIFO``.  The request has been read by then, so
+that not even SIGKILL ends the caller.  FIFO (or -) is told the process that does not answer.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ _ROOT = struct.pack("<QII6Q10I", 1, 0, 0, *(1, 0, 0, 0, 0, 0, 0, 0, 0), 0o40755,
 _READY = struct.pack("<4I2HII2H8I", 7, 31, 0, 0, 0, 0, 4096, 1, 0, 0, *[0] * 8)
 
 
-def main(mnt: str) -> None:
+def main(mnt: str, fifo: str) -> None:
     fuse = os.open("/dev/fuse", os.O_RDWR)
     options = f"fd={fuse},rootmode=40000,user_id=0,group_id=0,allow_other"
     libc = ctypes.CDLL(None, use_errno=True)
@@ -35,6 +35,9 @@ def main(mnt: str) -> None:
             return  # unmounted
         _, operation, number = _IN.unpack_from(request)
         if operation in (READDIR, READDIRPLUS):
+            if fifo != "-":
+                with open(fifo, "w") as file:  # /proc shows the number outside the namespace
+                    file.write(os.readlink("/proc/self"))
             signal.pause()
         answer = {GETATTR: _ROOT, INIT: _READY}.get(operation)
         body = answer or b""
@@ -46,4 +49,4 @@ def main(mnt: str) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1])
+    main(sys.argv[1], sys.argv[2])

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import json
 import os
 import random
+import select
 import subprocess
 import sys
 from pathlib import Path
@@ -21,11 +23,11 @@ from overlay.spec.fuzz.answers import answer, told
 from overlay.spec.fuzz.case import Case
 from overlay.spec.fuzz.hunt import Finding, Hunt, run_case
 from overlay.spec.fuzz.script import as_script
-from overlay.spec.fuzz.shellcalls import CALL, asking, planting
+from overlay.spec.fuzz.shellcalls import asking, functions, planting
 from overlay.spec.fuzz.shrink import shrink
 from overlay.spec.fuzz.steps import DOMAINS, OPERATIONS, Step
 from overlay.spec.targets import CommandTarget, EngineTarget, Target, parse_target
-from tests.running import fallthru
+from tests.running import REPOSITORY, fallthru
 from tests.spec import mutants
 
 root = pytest.mark.usefixtures("root")
@@ -128,17 +130,44 @@ def test_other_file_systems_below_make_no_difference() -> None:
 
 
 @root
-def test_a_server_that_hangs_is_a_finding(tmp_path: Path) -> None:
+def test_a_server_that_hangs_is_a_finding() -> None:
     if not Path("/dev/fuse").exists():
         pytest.skip("needs: FUSE")
-    program = str(Path(__file__).parent / "hangingfuse.py")
-    words = (sys.executable, program, "{mnt}", "{bottom}", "{top}")
-    target = CommandTarget(words, "hangs")
+    target = CommandTarget.parse(hanging(), "hangs")
     outcome = Hunt(target, 1, steps=30, patience=1.0, shrinking=0).run()
     assert outcome.unavailable is None
     (finding,) = outcome.findings
     assert finding.found.what == "hang"
     assert finding.found.difference.seen == "no answer in 1 s"
+
+
+def hanging(fifo: str = "-") -> str:
+    """The mount command; what it does not need is given as further arguments."""
+    program = Path(__file__).parent / "hangingfuse.py"
+    return f"{sys.executable} {program} {{mnt}} {fifo} {{bottom}} {{top}}"
+
+
+@root
+def test_killed_it_takes_a_hanging_server_along(tmp_path: Path) -> None:
+    if not Path("/dev/fuse").exists():
+        pytest.skip("needs: FUSE")
+    fifo = tmp_path / "fifo"
+    os.mkfifo(fifo)
+    command = [sys.executable, "-m", "overlay", "spec", "fuzz", "--mount-command"]
+    process = subprocess.Popen(
+        [*command, hanging(str(fifo))],
+        cwd=REPOSITORY,
+        env=os.environ | {"TMPDIR": str(tmp_path)},
+    )
+    with fifo.open() as file:
+        server = int(file.read())
+    gone = os.pidfd_open(server)
+    process.kill()
+    process.wait(10)
+    assert select.select([gone], [], [], 20)[0]
+    os.close(gone)
+    with contextlib.suppress(ChildProcessError):
+        os.waitpid(-1, 0)  # the tests' process adopts the keeper
 
 
 # ------------------------------------------------------------------------- announcements
@@ -229,8 +258,9 @@ def test_a_scripts_calls_answer_as_ours_do(tmpfs_dir: Path) -> None:
     ]
     calls = MountedCalls(str(tmpfs_dir / "ours"))
     ours = [told(answer(calls, step, engine=False)) for step in steps]
-    lines = ["umask 022", f"cd {tmpfs_dir}", *planting("theirs", plants), "cd theirs", CALL]
-    script = "\n".join([*lines, *map(asking, steps)])
+    lines = ["umask 022", f"cd {tmpfs_dir}", *planting("theirs", plants), "cd theirs"]
+    asked = [asking(step) for step in steps]
+    script = "\n".join([*lines, *functions(asked), *asked])
     os.chmod(tmpfs_dir, 0o755)
     path = f"{os.path.dirname(sys.executable)}:{os.environ['PATH']}"
     done = subprocess.run(
@@ -267,9 +297,10 @@ def test_the_command_tells_what_it_found(tmp_path: Path) -> None:
     assert record["target"] == "command:sh"
     assert (tmp_path / "finding-1.sh").read_text() == record["script"]
     assert {"seed", "case", "what", "after", "path", "expected", "seen", "steps"} <= record.keys()
-    said = spec(*arguments, code=1)
-    assert "the script below was run and shows it" in said
-    assert record["script"] in said
+    said = spec(*arguments, "--shrink", "0", code=1)
+    assert "finding 1: tree after" in said
+    assert "#!/bin/sh" in said
+    assert "1 finding in " in said
 
 
 def test_a_wrong_command_line_and_a_missing_program_have_codes_of_their_own() -> None:

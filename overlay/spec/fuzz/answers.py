@@ -5,12 +5,10 @@ from __future__ import annotations
 import errno
 import os
 import stat
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any, Final
 
 from overlay.credentials import Credentials
-from overlay.spec.calls import Calls
+from overlay.spec.calls import Calls, as_user
 from overlay.spec.fuzz.steps import OPERATIONS, USERS, Step
 from overlay.spec.observe import errno_name, shown
 
@@ -107,7 +105,7 @@ def _use(fd: int, flags: int, data: bytes, who: Credentials | None) -> Answer:
     """Write to and read from a new descriptor, then close it."""
     try:
         if who is not None:
-            with _as_user(who):
+            with as_user(who):
                 return _transfer(fd, flags, data)
         return _transfer(fd, flags, data)
     finally:
@@ -125,16 +123,3 @@ def _transfer(fd: int, flags: int, data: bytes) -> Answer:
     if flags & os.O_ACCMODE != os.O_WRONLY:
         return os.pread(fd, _READ_AT_MOST, 0)
     return None
-
-
-@contextmanager
-def _as_user(who: Credentials) -> Iterator[None]:
-    os.setgroups(sorted(who.groups))
-    os.setegid(who.gid)
-    os.seteuid(who.uid)
-    try:
-        yield
-    finally:
-        os.seteuid(0)
-        os.setegid(0)
-        os.setgroups([])

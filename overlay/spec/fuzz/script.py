@@ -13,8 +13,9 @@ import stat
 from collections.abc import Iterator
 
 from overlay.spec.fuzz.hunt import Finding
+from overlay.spec.fuzz.layers import Plant
 from overlay.spec.fuzz.session import Found
-from overlay.spec.fuzz.shellcalls import CALL, asking, command, planting
+from overlay.spec.fuzz.shellcalls import asking, command, functions, planting
 from overlay.spec.fuzz.steps import REMOUNT, SWAP, Step
 from overlay.spec.fuzz.trees import Seen, Tree
 from overlay.spec.targets import CommandTarget, Target
@@ -32,10 +33,11 @@ def as_script(finding: Finding, target: Target, *, exact: bool = False) -> str:
     case, found = finding.case, finding.found
     probe, expected = _probe(found, case.steps)
     taken = case.steps[:-1] if found.what in ("answer", "hang", "crash") else case.steps
+    steps = list(_stepping(taken, finding, exact=exact))
     lines = [
         "#!/bin/sh",
         f"# {target.name}: {printable(str(found))}",
-        f"# Found by: fallthru spec fuzz --target {target.name} --seed {finding.seed}"
+        f"# Found by: fallthru spec fuzz {_naming(target)} --seed {finding.seed}"
         f"   (case {finding.number}, step {finding.steps})",
         "# As root, in a mount namespace: unshare --mount sh THIS-FILE",
         "export LC_ALL=C",
@@ -49,22 +51,11 @@ def as_script(finding: Finding, target: Target, *, exact: bool = False) -> str:
     ]
     for number, bottom in enumerate(case.bottoms):
         lines += planting("bottom" if number == 0 else f"bottom{number}", bottom)
-    lines += ["", *mounting(target, len(case.bottoms)), ""]
-    lines += _functions(found, taken, exact=exact)
-    if found.what == "bottom":
-        lines += ["look >$base/before"]
-    lines += ["", "# the steps", "start=$(date +%s)", "mounts || exit 3", "cd mnt"]
-    lines += ["look_around"] if exact else []
-    swapped = iter(finding.swapped)
-    for step in taken:
-        if step.operation == "swap":
-            lines += _swapping(next(swapped, ()))
-        elif step.operation == "remount":
-            lines.append("mounts_anew")
-        else:
-            lines.append(command(step, exact=exact))
-        if exact:
-            lines.append("look_around")
+    lines += ["", *mounting(target, len(case.bottoms))]
+    lines += functions([*steps, probe])
+    lines += [_LOOK_AROUND] if exact else []
+    lines += [_LOOK, "look >$base/before"] if found.what == "bottom" else []
+    lines += ["", "# the steps", "start=$(date +%s)", "mounts || exit 3", "cd mnt", *steps]
     lines += [
         "",
         "# what differs",
@@ -74,6 +65,40 @@ def as_script(finding: Finding, target: Target, *, exact: bool = False) -> str:
         '[ "$seen" = "$expected" ]',
     ]
     return "\n".join(lines) + "\n"
+
+
+_LOOK_AROUND = """\
+look_around() {
+  find . -type f -exec cat {} + -o -exec ls -la {} + >/dev/null 2>&1
+  getfattr -R -h -d -m - . >/dev/null 2>&1
+}"""
+
+_LOOK = """\
+look() { # everything about the bottom
+  (cd $base/bottom; find . -printf '%p %M %U:%G %n %T@ %l\\n' | sort
+   find . -type f -exec sha256sum {} + | sort; getfattr -R -h -d -m - -e hex .) 2>&1
+}"""
+
+
+def _naming(target: Target) -> str:
+    if isinstance(target, CommandTarget) and not target.title:
+        return f"--mount-command {shlex.quote(printable(shlex.join(target.words)))}"
+    return f"--target {target.name}"
+
+
+def _stepping(steps: tuple[Step, ...], finding: Finding, *, exact: bool) -> Iterator[str]:
+    swapped = iter(finding.swapped)
+    if exact:
+        yield "look_around"
+    for step in steps:
+        if step == SWAP:
+            yield from _swapping(next(swapped, ()))
+        elif step == REMOUNT:
+            yield "mounts_anew"
+        else:
+            yield command(step, exact=exact)
+        if exact:
+            yield "look_around"
 
 
 def can_mount(target: Target) -> bool:
@@ -101,32 +126,10 @@ def mounting(target: Target, bottoms: int) -> list[str]:
     ]
 
 
-def _functions(found: Found, steps: tuple[Step, ...], *, exact: bool) -> Iterator[str]:
-    """Those of the shell functions that the rest uses."""
-    commands = (command(step, exact=exact) for step in steps if step not in (REMOUNT, SWAP))
-    calls = any(line.startswith(("call ", "as ")) for line in commands)
-    if calls or found.what in ("answer", "hang", "crash"):
-        yield CALL
-    if exact:
-        yield (
-            "look_around() {\n"
-            "  find . -type f -exec cat {} + -o -exec ls -la {} + >/dev/null 2>&1\n"
-            "  getfattr -R -h -d -m - . >/dev/null 2>&1\n"
-            "}"
-        )
-    if found.what == "bottom":
-        yield (
-            "look() {  # everything about the bottom\n"
-            "  (cd $base/bottom; find . -printf '%p %M %U:%G %n %T@ %l\\n' | sort\n"
-            "   find . -type f -exec sha256sum {} + | sort; getfattr -R -h -d -m - -e hex .) 2>&1\n"
-            "}"
-        )
-
-
-def _swapping(top: tuple[object, ...]) -> Iterator[str]:
+def _swapping(top: tuple[Plant, ...]) -> Iterator[str]:
     """The target goes on with another top, as another driver has written it."""
     yield "cd $base; umount mnt; rm -rf top top.work; mkdir top.work"
-    yield from planting("top", top)  # type: ignore[arg-type]
+    yield from planting("top", top)
     yield "mounts && cd mnt"
 
 

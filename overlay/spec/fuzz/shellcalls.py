@@ -17,10 +17,9 @@ from overlay.spec import shell
 from overlay.spec.fuzz.layers import OLD, Plant
 from overlay.spec.fuzz.steps import OPERATIONS, Step
 
-__all__ = ["CALL", "asking", "command", "planting", "quoted"]
+__all__ = ["asking", "command", "functions", "planting", "quoted"]
 
-#: Shell functions that :func:`command` relies on: ``as`` and ``call``.
-CALL = r"""
+_AS: Final = """\
 as() { # USER COMMAND...
   who=$1; shift
   case $who in
@@ -28,26 +27,49 @@ as() { # USER COMMAND...
     alice) setpriv --reuid 1000 --regid 1000 --clear-groups -- "$@" ;;
     bob) setpriv --reuid 1001 --regid 1001 --groups 1000 -- "$@" ;;
   esac
-}
+}"""
 
+#: The function ``call``, around those of :data:`_HELPERS` that are used.
+_CALL: Final = """\
 call() { # USER EXPRESSION: what a system call answers, or the name of its errno
   python3 -c '
 import ctypes, errno, fcntl, hashlib, os, stat, struct, sys
-def used(fd, flags, data):
+%sdef shown(found):
+    if found is None: return "succeeds"
+    if isinstance(found, bytes):
+        if len(found) <= 32: return repr(found)[1:] if found else "empty"
+        return f"{len(found)} bytes, sha256 {hashlib.sha256(found).hexdigest()[:12]}"
+    if isinstance(found, list): return " ".join(sorted(found)) or "nothing"
+    return " ".join(map(str, found)) if isinstance(found, tuple) else found
+who, groups = {"root": (0, []), "alice": (1000, []), "bob": (1001, [1000])}[sys.argv[1]]
+os.umask(0o022); os.setgroups(groups); os.setegid(who); os.seteuid(who)
+try: print(shown(eval(sys.argv[2])))
+except OSError as error: print(errno.errorcode[error.errno])
+' "$1" "$2"
+}"""
+
+_HELPERS: Final = {
+    "opened(": """\
+def opened(path, flags, mode, data):
+    fd = os.open(path, flags | os.O_NONBLOCK, mode)
     st = os.fstat(fd)
     if flags & os.O_PATH or not stat.S_ISREG(st.st_mode): return stat.filemode(st.st_mode)[0]
     if flags & os.O_DIRECT: return "direct"
     if flags & 3 != os.O_RDONLY: os.write(fd, data)
     return None if flags & 3 == os.O_WRONLY else os.pread(fd, 1 << 20, 0)
-def opened(path, flags, mode, data):
-    return used(os.open(path, flags | os.O_NONBLOCK, mode), flags, data)
+""",
+    "linked(": """\
 def linked(old, new, follow):
     here = os.open(".", os.O_PATH)
     os.link(old, new, src_dir_fd=here, dst_dir_fd=here, follow_symlinks=follow)
+""",
+    "renamed(": """\
 def renamed(old, new, flags):
     libc = ctypes.CDLL(None, use_errno=True)
     if libc.renameat2(-100, os.fsencode(old), -100, os.fsencode(new), flags):
         raise OSError(ctypes.get_errno(), "")
+""",
+    "flagged(": """\
 def ioctl(path, number, value):
     fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
     return struct.unpack("l", fcntl.ioctl(fd, number, struct.pack("l", value)))[0]
@@ -55,28 +77,28 @@ def flagged(path, flags):
     before = ioctl(path, 0x80086601, 0)
     ioctl(path, 0x40086602, before & ~0x30 | flags)
     return before, ioctl(path, 0x80086601, 0)
+""",
+    "looked(": """\
 def looked(path, follow):
     st = os.stat(path, follow_symlinks=follow)
     size = 0 if stat.S_ISDIR(st.st_mode) else st.st_size
     return stat.filemode(st.st_mode), f"{st.st_uid}:{st.st_gid}", size
+""",
+    "accessed(": """\
 def accessed(path, mode):
     if not os.access(path, mode, effective_ids=True): os.stat(path); return "denied"
-def shown(found):
-    if found is None: return "succeeds"
-    if isinstance(found, bytes):
-        if len(found) <= 32: return repr(found)[1:] if found else "empty"
-        return f"{len(found)} bytes, sha256 {hashlib.sha256(found).hexdigest()[:12]}"
-    if isinstance(found, list): return " ".join(sorted(found)) or "nothing"
-    if isinstance(found, tuple): return " ".join(map(str, found))
-    return found
-who, groups = {"root": (0, []), "alice": (1000, []), "bob": (1001, [1000])}[sys.argv[1]]
-os.umask(0o022)
-os.setgroups(groups); os.setegid(who); os.seteuid(who)
-try: print(shown(eval(sys.argv[2])))
-except OSError as error: print(errno.errorcode[error.errno])
-' "$1" "$2"
+""",
 }
-""".strip()
+
+
+def functions(lines: Sequence[str]) -> Iterator[str]:
+    """The shell functions ``as`` and ``call``, as far as ``lines`` of a script use them."""
+    if any(line.startswith("as ") for line in lines):
+        yield _AS
+    calls = [line for line in lines if "call " in line]
+    if calls:
+        used = (text for name, text in _HELPERS.items() if any(name in line for line in calls))
+        yield _CALL % "".join(used)
 
 
 def command(step: Step, *, exact: bool = False) -> str:
