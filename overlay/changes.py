@@ -8,16 +8,23 @@ none either.  Nothing is written, and the top may be mounted meanwhile.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from enum import StrEnum
+from typing import Any, TypeVar
 
 from overlay.comparing import Aspect, Comparer, FileType, file_type, length
-from overlay.layer import Layer
+from overlay.layer import VANISHED, Layer
 from overlay.marks import MarkFamily, is_fallthru
+from overlay.orderedpool import Result, Task, ordered
+from overlay.quickdiff import Found, Quick
 from overlay.view import Node, OpenDirectory, View
 
-__all__ = ["Aspect", "Change", "Difference", "FileType", "Kind", "diff", "differences"]
+__all__ = ["Aspect", "Change", "Difference", "FileType", "Kind", "chosen", "diff", "differences"]
+
+
+Answer = TypeVar("Answer")
 
 
 class Kind(StrEnum):
@@ -88,27 +95,93 @@ def diff(
     *,
     data_bottoms: Sequence[Layer] = (),
     checksum: bool = False,
+    workers: int | None = None,
 ) -> Iterator[Change]:
     """The changes of ``top`` against the union of ``bottoms``, in byte order of the paths.
 
     A file that was copied up counts as equal if size and modification time are, unless
     ``checksum``: copyup keeps both.  The times of a directory are not compared: whatever
-    happens in it changes them.  The root itself is not compared.  Raises HostileMark, and
-    OSError with a file name for what can't be read.
+    happens in it changes them.  The root itself is not compared.  Of large tops, ``workers``
+    processes look at parts (default: one a processor).  Raises HostileMark, and OSError with
+    a file name for what can't be read.
     """
     view = View([top, *bottoms], family, data_bottoms)
-    return (each.change for each in differences(view, checksum=checksum))
+
+    def plain(found: list[Difference]) -> list[Change]:
+        return [each.change for each in found]
+
+    for changes in chosen(view, plain, checksum=checksum, workers=workers):
+        yield from changes
 
 
 def differences(view: View, *, checksum: bool = False) -> Iterator[Difference]:
-    """:func:`diff` of the uppermost layer of a view, with what is behind each change."""
+    """:func:`diff` of the uppermost layer of a view, with what is behind each change.
+
+    By this process alone: the layers may be changed while this is read.
+    """
     return _Diff(view, checksum).run()
+
+
+def chosen(
+    view: View,
+    choose: Callable[[list[Difference]], Answer],
+    *,
+    checksum: bool = False,
+    workers: int | None = None,
+) -> Iterator[Answer]:
+    """What ``choose`` makes of the differences, some hundreds at a time, in their order.
+
+    It is called by the process that found them, so that what is not needed is not sent.
+    """
+    walker = _Parts(_Diff(view, checksum), choose)
+    count = len(os.sched_getaffinity(0)) if workers is None else workers
+    return ordered(walker, walker.root, count)
+
+
+class _Parts:
+    """A diff by parts, for a pool."""
+
+    def __init__(self, diff: _Diff, choose: Callable[[list[Difference]], Any]) -> None:
+        self._diff = diff
+        self._choose = choose
+        self.root = _Pair(b"", diff.now_root, b"", diff.was_root)
+
+    def own_process(self) -> None:
+        if self._diff.quick is not None:
+            self._diff.quick.in_place = True
+
+    def walk(self, what: _Pair, budget: int) -> list[Result | Task]:
+        parts: list[Result | Task] = []
+        found: list[Difference] = []
+        pending: list[_Pair | Difference] = [what]
+        while pending:
+            item = pending.pop()
+            if isinstance(item, Difference):
+                found.append(item)
+            elif budget > 0:
+                inner = sorted(self._diff.directory(item), key=_order, reverse=True)
+                # An empty directory is work, too.
+                budget -= 1 + len(inner)
+                pending.extend(inner)
+            else:
+                self._close(found, parts)
+                parts.append(Task(item))
+        self._close(found, parts)
+        return parts
+
+    def _close(self, found: list[Difference], parts: list[Result | Task]) -> None:
+        if found:
+            parts.append(Result(self._choose(found)))
+            found.clear()
 
 
 class _Diff:
     def __init__(self, view: View, checksum: bool) -> None:
         self.view = view
         self.comparer = Comparer(view, checksum=checksum)
+        # With more layers, or the index of hard links, a name may lead to more places.
+        simple = type(view) is View and len(view.layers) == 2
+        self.quick = Quick(view.family) if simple else None
         self.now_root = view.root(0)
         self.was_root = view.root(1)
 
@@ -127,16 +200,71 @@ class _Diff:
         now, was = pair.now, pair.was
         if was is not None and now.places == was.places:
             return
+        names: set[bytes] | None = None
+        if self.is_plain(pair):
+            names = set()
+            yield from self.plain(pair, names)
+            if not names:
+                return
         before = pair.path + b"/" if pair.path else b""
         before_old = pair.origin + b"/" if pair.origin else b""
         with self.view.open(now) as here, self.view.open(was) as there:
-            if was is not None and now.places[0].layer == 0 and now.places[1:] == was.places:
+            if names is not None:
+                pass  # what the quick look has left
+            elif was is not None and now.places[0].layer == 0 and now.places[1:] == was.places:
                 # Merged: only what the top holds can differ.
                 names = set(here.names_in(now.places[0]))
             else:
                 names = here.names() | there.names()
             for name in names:
                 yield from self.entry(before + name, before_old + name, (name, here, there))
+
+    def is_plain(self, pair: _Pair) -> bool:
+        """Whether only the top and one bottom matter, each under its own path."""
+        if self.quick is None or pair.now.places[0].layer != 0:
+            return False
+        if pair.was is None:
+            return len(pair.now.places) == 1
+        if len(pair.was.places) != 1 or pair.was.places[0].path != pair.path:
+            return False
+        return pair.now.marks.opaque or pair.now.places[1:] == pair.was.places
+
+    def look(self, pair: _Pair) -> Found:
+        """What the quick look finds in a directory; nothing if it was removed meanwhile."""
+        assert self.quick is not None
+        below = None if pair.was is None else pair.was.places[0].path
+        with ExitStack() as stack:
+            try:
+                here = self.view.layers[0].open_dir(pair.path)
+                stack.callback(os.close, here)
+                there = None
+                if below is not None:
+                    there = self.view.layers[1].open_dir(below)
+                    stack.callback(os.close, there)
+                opaque = pair.now.marks.opaque
+                return self.quick.look(here, there, pair.path, below, opaque=opaque)
+            except OSError as error:
+                if error.errno in VANISHED:
+                    return Found([], [])
+                raise
+
+    def plain(self, pair: _Pair, left: set[bytes]) -> Iterator[_Pair | Difference]:
+        """What is plain in a directory; ``left`` gets the names that were not."""
+        found = self.look(pair)
+        left.update(found.left)
+        for inner, now, was in found.entries:
+            if now is None:
+                assert was is not None
+                yield self.gone(inner, was)
+                continue
+            if was is None:
+                yield self.new(inner, now, None, None)
+            else:
+                what = self.comparer.compare_plain(now, was)
+                if what:
+                    yield self.change(inner, Kind.CHANGED, now, was, what)
+            if now.is_dir:
+                yield _Pair(inner, now, inner if was is None else was.places[0].path, was)
 
     def entry(
         self, path: bytes, old_path: bytes, sides: tuple[bytes, OpenDirectory, OpenDirectory]

@@ -19,7 +19,7 @@ from enum import StrEnum
 from typing import Final
 
 from overlay import workdir
-from overlay.changes import Difference, Kind, differences
+from overlay.changes import Difference, Kind, chosen, differences
 from overlay.commitapply import Applied, Applier
 from overlay.commitconflicts import Conflict, conflict
 from overlay.commitguard import LiveLayers, require_writable
@@ -270,15 +270,20 @@ class _Commit:
 
     def _conflicts(self, live: LiveLayers | None, *, resumed: bool) -> tuple[Conflict, ...]:
         """Look at everything before anything is changed."""
-        found = []
-        for each in differences(self._view):
-            if not self._selection.takes(each.path):
-                continue
-            if live is not None:
-                live.refuse(each)
-            clash = conflict(self._view, each, resumed=resumed)
-            if clash is not None:
-                found.append(clash)
+
+        def look(found: list[Difference]) -> list[Conflict]:
+            clashes = []
+            for each in found:
+                if not self._selection.takes(each.path):
+                    continue
+                if live is not None:
+                    live.refuse(each)
+                clash = conflict(self._view, each, resumed=resumed)
+                if clash is not None:
+                    clashes.append(clash)
+            return clashes
+
+        found = [clash for clashes in chosen(self._view, look) for clash in clashes]
         if found and self._on_conflict is OnConflict.REFUSE:
             first = found[0]
             error = CommitConflict(
@@ -316,13 +321,21 @@ class _Commit:
 
     def _verify(self, applied: Applied) -> None:
         """The union and the bottom alone have to be the same now, byte by byte."""
-        for each in differences(self._view, checksum=True):
-            # An opaque directory stays another one than the bottom's, though it shows the same.
-            if each.change.kind is Kind.REPLACED and _is_same_directory(each):
-                continue
-            if self._selection.takes(each.path) and each.path not in applied.left:
+
+        def look(found: list[Difference]) -> list[bytes]:
+            return [
+                each.path
+                for each in found
+                # An opaque directory stays another one than the bottom's, and shows the same.
+                if not _is_same_directory(each)
+                and self._selection.takes(each.path)
+                and each.path not in applied.left
+            ]
+
+        for paths in chosen(self._view, look, checksum=True):
+            for path in paths:
                 raise OperationFailed(
-                    f"{printable(each.path)} is not on the bottom as it is on the top",
+                    f"{printable(path)} is not on the bottom as it is on the top",
                     hint="nothing was taken off the top; was the bottom changed meanwhile?",
                 )
 
@@ -363,5 +376,7 @@ class _Commit:
 
 def _is_same_directory(difference: Difference) -> bool:
     change = difference.change
+    if change.kind is not Kind.REPLACED:
+        return False
     is_dir = change.ftype == change.old_ftype == FileType.DIRECTORY
     return is_dir and not change.what and change.moved_from is None

@@ -73,16 +73,29 @@ class Comparer:
         self, now: Node, was: Node, here: OpenDirectory, there: OpenDirectory
     ) -> set[Aspect]:
         """In what two things of one type differ, found in these two directories."""
-        what = set()
-        if stat.S_IMODE(now.st.st_mode) != stat.S_IMODE(was.st.st_mode):
-            what.add(Aspect.MODE)
-        if (now.st.st_uid, now.st.st_gid) != (was.st.st_uid, was.st.st_gid):
-            what.add(Aspect.OWNER)
-        if not now.is_dir and now.st.st_mtime_ns != was.st.st_mtime_ns:
-            what.add(Aspect.TIMES)
+        what = self.compare_plain(now, was)
         try:
             if here.xattrs(now) != there.xattrs(was):
                 what.add(Aspect.XATTRS)
+        except OSError as error:
+            # Removed since it was looked up: it will be a deletion in the next diff.
+            if error.errno not in VANISHED:
+                raise
+        return what
+
+    def compare_plain(self, now: Node, was: Node) -> set[Aspect]:
+        """In what two things of one type differ but for extended attributes."""
+        st, old = now.st, was.st
+        what = set()
+        if (st.st_mode ^ old.st_mode) & 0o7777:
+            what.add(Aspect.MODE)
+        if st.st_uid != old.st_uid or st.st_gid != old.st_gid:
+            what.add(Aspect.OWNER)
+        if st.st_mode & 0o170000 == stat.S_IFDIR:
+            return what
+        if st.st_mtime_ns != old.st_mtime_ns:
+            what.add(Aspect.TIMES)
+        try:
             if self.content_differs(now, was):
                 what.add(Aspect.CONTENT)
         except OSError as error:
@@ -103,6 +116,8 @@ class Comparer:
             return True
         if now.data is None or was.data is None or now.data == was.data:
             return now.data != was.data
+        if not now.st.st_size:
+            return False
         # Copyup keeps the time, and marks the file.  What an archiver unpacked has any time
         # it likes and no mark, and a stub that reads from elsewhere is no copyup of this.
         copied_up = "origin" in now.marks.others and now.marks.metacopy is None

@@ -14,7 +14,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from overlay.changes import Aspect, Change, FileType, Kind, diff
+from overlay.changes import Aspect, Change, FileType, Kind, _Diff, diff, differences
 from overlay.layer import Layer
 from overlay.marks import (
     HostileMark,
@@ -26,6 +26,7 @@ from overlay.marks import (
     write_fallthru,
     write_whiteout,
 )
+from overlay.view import View
 from tests.conftest import Layers, make_layers
 from tests.fsimages import loop_filesystem
 from tests.overlay.test_marks import opened
@@ -425,6 +426,28 @@ def test_trees_deeper_than_every_limit(layers: Layers) -> None:
     assert Aspect.CONTENT in found[0].what
 
 
+def test_many_entries_by_several_processes_in_order(layers: Layers) -> None:
+    """A prime number of changes, more than one process looks at, against one process alone."""
+    for number in range(61):
+        for layer in (layers.bottom, layers.top):
+            directory = layer / f"d{number % 7}" / f"e{number}"
+            directory.mkdir(parents=True)
+            for name in range(101):
+                (directory / f"f{name}").write_bytes(b"x" * (layer == layers.top))
+    age(layers.bottom)
+    with Layer.open(str(layers.top)) as top, Layer.open(str(layers.bottom)) as bottom:
+        alone = list(diff(top, [bottom], MarkFamily.TRUSTED, workers=1))
+        together = list(diff(top, [bottom], MarkFamily.TRUSTED, workers=3))
+        general = _Diff(View([top, bottom], MarkFamily.TRUSTED), False)
+        general.quick = None
+        assert [each.change for each in general.run()] == alone, "the quick look misses nothing"
+    assert len(alone) == 61 * 101
+    assert together == alone
+    # Whoever stops reading leaves no process behind (the session's last check).
+    with Layer.open(str(layers.top)) as top, Layer.open(str(layers.bottom)) as bottom:
+        assert next(iter(diff(top, [bottom], MarkFamily.TRUSTED, workers=2))) == alone[0]
+
+
 # ------------------------------------------------------------------ hostile layers
 
 
@@ -484,7 +507,7 @@ def test_entries_that_vanish_meanwhile_are_no_error(layers: Layers) -> None:
         (layers.top / name / "g").write_text("new")
     with Layer.open(str(layers.top)) as top, Layer.open(str(layers.bottom)) as bottom:
         seen = []
-        for change in diff(top, [bottom], MarkFamily.TRUSTED):
+        for change in differences(View([top, bottom], MarkFamily.TRUSTED)):
             seen.append(change.path)
             if change.path == b"a/f":
                 shutil.rmtree(layers.top / "b")
