@@ -36,6 +36,11 @@ __all__ = ["advise", "report"]
 )
 @click.option("-o", "--output", metavar="PAGE.html", type=click.Path(), help="Write the page here.")
 @click.option(
+    "--interactive",
+    is_flag=True,
+    help="With -o: pictures that follow filters, by plotly; adds 5 MB.",
+)
+@click.option(
     "--top",
     metavar="N",
     type=click.IntRange(min=1),
@@ -59,6 +64,7 @@ def report(
     pair: tuple[str, str] | None,
     fail_above: float | None,
     output: str | None,
+    interactive: bool,
     top: int,
     depth: int,
     as_json: bool,
@@ -83,6 +89,12 @@ def report(
     from analysis.load import load
     from analysis.report import as_data, check_target, write_atomically
 
+    if interactive:
+        from analysis.explore import check_available
+
+        if output is None:
+            raise click.UsageError("--interactive is about the page: name one with -o.")
+        check_available()
     if output is not None:
         check_target(output)
     trace = load(pair or traces)
@@ -103,7 +115,7 @@ def report(
     if output is not None:
         from analysis.page import render
 
-        write_atomically(output, render(trace, top=top, depth=depth))
+        write_atomically(output, render(trace, top=top, depth=depth, interactive=interactive))
         if not as_json:
             click.echo(f"\nThe page is {click.format_filename(output)}")
     for one in failed:

@@ -15,7 +15,7 @@ from importlib import resources
 import pandas as pd
 from matplotlib.figure import Figure
 
-from analysis import plots, stats, style, tables
+from analysis import maps, modelplots, plots, stats, style, tables
 from analysis.compare import compare, overlap
 from analysis.findings import findings
 from analysis.load import Run, Trace
@@ -29,11 +29,15 @@ __all__ = ["render"]
 
 Frame = pd.DataFrame
 
-_POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:"
+_POLICY = "default-src 'none'; style-src 'unsafe-inline'; "
 
 
-def render(trace: Trace, *, top: int = 10, depth: int = 3) -> str:
-    """The whole page.  ``top`` rows in each table; directories are cut after ``depth`` names."""
+def render(trace: Trace, *, top: int = 10, depth: int = 3, interactive: bool = False) -> str:
+    """The whole page.  ``top`` rows in each table; directories are cut after ``depth`` names.
+
+    ``interactive`` adds a section in which copyups are chosen (:mod:`analysis.explore`); without
+    it the page runs no script at all.
+    """
     frames = {run.name: stats.copyups(trace.run(run.name)) for run in trace.runs}
     several = len(trace.runs) > 1
     names = " against ".join(_text(run.name) for run in reversed(trace.runs))
@@ -54,11 +58,17 @@ def render(trace: Trace, *, top: int = 10, depth: int = 3) -> str:
         body.append(f'<section id="run-{number}"><h2>{title}</h2>')
         body.extend(_run(run, frames[run.name], every, number, top, depth))
         body.append("</section>")
+    policy = "img-src data:"
+    if interactive:
+        from analysis.explore import section
+
+        markup, policy = section(trace)
+        body.append(markup)
     body.append("</main>")
     css = resources.files(__package__).joinpath("page.css").read_text("utf-8")
     return (
         '<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8">\n'
-        f'<meta http-equiv="Content-Security-Policy" content="{_POLICY}">\n'
+        f'<meta http-equiv="Content-Security-Policy" content="{_POLICY}{policy}">\n'
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
         f"<title>Copyup: {names}</title>\n<style>\n{css}</style></head>\n<body>\n"
         + "\n".join(body)
@@ -196,6 +206,14 @@ def _pictures(run: Run, frame: Frame, number: int, top: int, depth: int) -> Iter
         f"run-{number}-latency",
     )
     yield _figure(
+        modelplots.fitted(frame),
+        "What a copyup costs",
+        "The typical time, fitted: a fixed part, and one that grows with the bytes; from the knee "
+        "on the bytes cost more. Right: each copyup against it. What lies far above waited for "
+        "something else.",
+        f"run-{number}-model",
+    )
+    yield _figure(
         plots.phase_bars(frame),
         "Where the time goes",
         "Left: what a copyup of that size spends its time on. Right: how much time such "
@@ -210,6 +228,19 @@ def _pictures(run: Run, frame: Frame, number: int, top: int, depth: int) -> Iter
         "the faster; a long flat end is a slow tail.",
         f"run-{number}-distribution",
     )
+    if frame["comm"].nunique() > 1:
+        yield _figure(
+            maps.multiples(frame),
+            "By process",
+            "The same scales for each of the processes with most time.",
+            f"run-{number}-multiples",
+        )
+    yield _figure(
+        maps.heat_map(frame),
+        "When it was slow",
+        "Darker is more copyups. A band that climbs, or splits, is a top that slows down.",
+        f"run-{number}-heat",
+    )
     yield _figure(
         plots.timeline(frame),
         "Over time",
@@ -222,6 +253,12 @@ def _pictures(run: Run, frame: Frame, number: int, top: int, depth: int) -> Iter
         "Who and where",
         "Time in copyup, number of copyups, and data copied.",
         f"run-{number}-groups",
+    )
+    yield _figure(
+        maps.icicle(frame),
+        "Where the data went",
+        "Bytes copied up, each row one directory deeper; widths are in proportion.",
+        f"run-{number}-icicle",
     )
     yield _figure(
         plots.top_files(frame, top),

@@ -34,6 +34,7 @@ __all__ = [
     "points_shown",
     "sample",
     "scatter",
+    "size_ends",
     "size_scale",
     "stack",
     "time_ends",
@@ -72,7 +73,7 @@ def time_ends(frame: Frame) -> tuple[float, float]:
     return float(np.quantile(dur, 0.001)), float(dur.max())
 
 
-def _size_ends(frame: Frame) -> tuple[float, float, bool]:
+def size_ends(frame: Frame) -> tuple[float, float, bool]:
     size = frame["size"].to_numpy()
     some = size[size > 0]
     return (
@@ -83,13 +84,13 @@ def _size_ends(frame: Frame) -> tuple[float, float, bool]:
 
 
 def size_scale(axes: Axes, frame: Frame) -> None:
-    low, high, empty = _size_ends(frame)
+    low, high, empty = size_ends(frame)
     size_axis(axes, low, high, empty=empty)
 
 
 def scatter(axes: Axes, frame: Frame, every: Frame) -> None:
     """A point for each copyup; ``every`` are the spans that share the scale and the legend."""
-    low, high, _ = _size_ends(every)
+    low, high, _ = size_ends(every)
     shown = sample(frame)
     many, few = len(shown) > _VECTOR_POINTS, len(shown) < 200
     for how, colour in (HOW_COLOURS | {_UNTOLD: MUTED}).items():
@@ -120,11 +121,11 @@ def points_shown(frame: Frame) -> int:
     return len(sample(frame))
 
 
-def sample(frame: Frame) -> Frame:
+def sample(frame: Frame, most: int = _MOST_POINTS) -> Frame:
     """At most a drawable number of spans, evenly chosen, the slowest always among them."""
-    if len(frame) <= _MOST_POINTS:
+    if len(frame) <= most:
         return frame
-    step = -(-len(frame) // _MOST_POINTS)
+    step = -(-len(frame) // most)
     keep = np.zeros(len(frame), bool)
     keep[::step] = True
     keep[np.argpartition(frame["dur"].to_numpy(), -1000)[-1000:]] = True
@@ -137,7 +138,7 @@ def phase_lines(axes: Axes, frame: Frame) -> float:
     Returns the lowest median drawn (ns), infinity without any.
     """
     size = frame["size"].to_numpy(dtype=float)
-    least, most, _ = _size_ends(frame)
+    least, most, _ = size_ends(frame)
     nowhere = empty_at(least, most)
     place = np.where(size > 0, 2.0 ** np.round(np.log2(np.maximum(size, 1))), nowhere)
     lowest = np.inf

@@ -2,8 +2,9 @@
 
 A workload in a root over a bottom of known files: the owner of every file changed, some
 opened and appended to, one directory rewritten.  For each advice the union is changed as it
-says and the same workload runs again; rounds take turns, medians are compared.  Top and
-bottom are file systems of their own, in images on loop devices.
+says and the same workload runs again, in alternating order.  Of each file the copyup with
+the median time of all rounds counts, before and after.  Top and bottom are file systems of
+their own, in images on loop devices.
 """
 
 from __future__ import annotations
@@ -12,15 +13,15 @@ import argparse
 import os
 import random
 import shutil
-import statistics
 import subprocess
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 from measuring import emit
 
 from analysis import advise, stats
@@ -35,6 +36,7 @@ _MKFS = {
     "xfs": ["mkfs.xfs", "-q", "-m", "reflink=1"],
 }
 _VOLUME = "var/log"
+_RUN = "typical"
 
 
 @contextmanager
@@ -174,44 +176,50 @@ def prove(kind: str, names: tuple[str, ...], scratch: Path, options: Any) -> dic
             "ahead": Setup(tree, top, before=copy_ahead(first)),
             "volume": Setup(tree, top, before=bind_volume, after=unbind_volume),
         }
-        predicted: dict[str, list[advise.Advice]] = {name: [] for name in names}
-        saved: dict[str, list[float]] = {name: [] for name in names}
-        fewer: dict[str, int] = {}
+        before: list[Trace] = []
+        after: dict[str, list[Trace]] = {name: [] for name in names}
         number = 1
-        for _ in range(options.rounds):
+        for turn in range(options.rounds):
             for name in names:
                 # A B, B A, …: drift hits both alike.
-                both = {}
-                for setup in (base, changed[name])[:: 1 if number % 4 == 1 else -1]:
-                    both[setup] = measure(setup, scratch, number)
+                for setup in (base, changed[name])[:: 1 if turn % 2 else -1]:
+                    trace = measure(setup, scratch, number)
+                    (before if setup is base else after[name]).append(trace)
                     number += 1
-                before, after = both[base], both[changed[name]]
-                # Depth 2: the directory that the workload rewrites.
-                said = [one for one in advise.advise(before, depth=2) if one.name == name]
-                mine = [one for one in said if name != "volume" or _VOLUME in one.what]
-                if not mine:
-                    raise SystemExit(f"advise: no advice {name!r} for a workload made for it")
-                predicted[name].append(mine[0])
-                saved[name].append(seconds(before) - seconds(after))
-                fewer[name] = moved(before) - moved(after)
+    usual = typical(before)
     found = {}
     for name in names:
-        said = statistics.median(one.time.value / 1e9 for one in predicted[name])
-        came = statistics.median(saved[name])
+        # Depth 2: the directory that the workload rewrites.
+        said = [one for one in advise.advise(usual, depth=2) if one.name == name]
+        said = [one for one in said if name != "volume" or _VOLUME in one.what]
+        if not said:
+            raise SystemExit(f"advise: no advice {name!r} for a workload made for it")
+        now = typical(after[name])
+        came = seconds(usual) - seconds(now)
         found[name] = {
-            "predicted_s": said,
+            "predicted_s": said[0].time.value / 1e9,
             "measured_s": came,
-            "ratio": said / came,
-            "pairs": [
-                (one.time.value / 1e9, real)
-                for one, real in zip(predicted[name], saved[name], strict=True)
-            ],
-            "share": statistics.median(one.share for one in predicted[name]),
-            "predicted_bytes": predicted[name][-1].bytes,
-            "measured_bytes": fewer[name],
-            "confidence": predicted[name][-1].confidence,
+            "ratio": said[0].time.value / 1e9 / came,
+            "share": said[0].share,
+            "predicted_bytes": said[0].bytes,
+            "measured_bytes": moved(usual) - moved(now),
+            "confidence": said[0].confidence,
         }
     return found
+
+
+def typical(traces: list[Trace]) -> Trace:
+    """Of each file the copyup that took the median time of all runs: no run is like another on a
+    machine that does other things, too."""
+    frame = pd.concat([stats.copyups(one.frame).assign(run=_RUN) for one in traces])
+    frame = frame[frame["path"].notna()].sort_values("dur").reset_index(drop=True)
+    rank = frame.groupby(frame["path"].astype(object)).cumcount()
+    count = frame.groupby(frame["path"].astype(object))["dur"].transform("size")
+    usual = frame[(rank == (count - 1) // 2) & (count > len(traces) // 2)].copy()
+    usual["run"] = usual["run"].astype("category")
+    for name in ("kind", "op", "how", "ftype", "comm", "mount"):
+        usual[name] = usual[name].astype("category")
+    return Trace(usual.reset_index(drop=True), (replace(traces[0].runs[0], name=_RUN),))
 
 
 def main() -> None:
@@ -227,7 +235,7 @@ def main() -> None:
         found |= prove("xfs", ("reflink",), scratch, options)
     load_average = os.getloadavg()[0]
     lines = [
-        f"{options.files} files, medians of {options.rounds} pairs of runs, "
+        f"{options.files} files, medians of {options.rounds} runs each, "
         f"load average {load_average:.1f}:"
     ]
     for advice, row in found.items():

@@ -112,7 +112,7 @@ def test_a_page_stands_alone_and_says_what_was_measured(tmp_path: Path) -> None:
     for fact in ("6.18.0", "metacopy=off", "ext4 over ext4", "chown -R 7:7", "997", "synthetic"):
         assert fact in page.text
     assert "Not everything is here" not in page.text
-    assert page.tags.count("svg") == page.tags.count("figure") == len(page.titles) == 6
+    assert page.tags.count("svg") == page.tags.count("figure") == len(page.titles) == 10
     assert page.open == []  # every element is closed
 
 
