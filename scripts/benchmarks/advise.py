@@ -11,12 +11,10 @@ from __future__ import annotations
 
 import argparse
 import os
-import random
 import shutil
 import subprocess
 import tempfile
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -24,72 +22,10 @@ from typing import Any
 import pandas as pd
 from measuring import emit
 
-from analysis import advise, stats
+from analysis import advise, lab, stats
 from analysis.load import Trace, load
-from overlay import kernel, syscalls
-from overlay.kernel import Overlay
-from tracer.session import Session
-from tracer.tracefile import TraceWriter
 
-_MKFS = {
-    "ext4": ["mkfs.ext4", "-q", "-F", "-E", "lazy_itable_init=0,lazy_journal_init=0"],
-    "xfs": ["mkfs.xfs", "-q", "-m", "reflink=1"],
-}
-_VOLUME = "var/log"
 _RUN = "typical"
-
-
-@contextmanager
-def disk(kind: str, where: Path, mib: int) -> Iterator[Path]:
-    """A fresh file system at ``where``, in an image beside it."""
-    image = where.with_suffix(".image")
-    with image.open("wb") as file:
-        file.truncate(mib << 20)
-    subprocess.run([*_MKFS[kind], str(image)], check=True)
-    backing = os.open(image, os.O_RDWR)
-    device, name = syscalls.loop_attach(backing, read_only=False)
-    os.close(backing)
-    where.mkdir()
-    try:
-        fs = syscalls.fsopen(kind)
-        syscalls.fsconfig_string(fs, "source", name)
-        syscalls.fsconfig_create(fs)
-        tree = syscalls.fsmount(fs)
-        os.close(fs)
-        flags = syscalls.MOVE_MOUNT_F_EMPTY_PATH
-        syscalls.move_mount(tree, "", syscalls.AT_FDCWD, where, flags)
-        os.close(tree)
-        try:
-            yield where
-        finally:
-            syscalls.umount2(where)
-    finally:
-        os.close(device)
-        image.unlink()
-        where.rmdir()
-
-
-def populate(bottom: Path, files: int) -> None:
-    dice = random.Random(1009)
-    directories = ("etc/app", "srv/www", "usr/share", _VOLUME, _VOLUME)
-    for number in range(files):
-        size = min(int(dice.lognormvariate(9.5, 1.8)), 4 << 20)
-        file = bottom / directories[number % 5] / f"f{number:05}"
-        file.parent.mkdir(parents=True, exist_ok=True)
-        file.write_bytes(dice.randbytes(size))
-
-
-def workload(root: Path) -> None:
-    """chown of two fifths of the files, an append to one, a log directory rewritten."""
-    for directory in ("etc/app", "srv/www"):
-        for file in sorted((root / directory).iterdir()):
-            os.chown(file, 1, 1)
-    for file in sorted((root / "usr/share").iterdir()):
-        with file.open("ab") as appended:
-            appended.write(b"appended")
-    for file in sorted((root / _VOLUME).iterdir()):
-        with file.open("r+b") as rewritten:
-            rewritten.write(b"rewritten")
 
 
 @dataclass(frozen=True)
@@ -99,40 +35,31 @@ class Setup:
     bottom: Path
     top: Path
     profile: str = "document"
-    before: Callable[[Path, Path], None] | None = None
-    after: Callable[[Path], None] | None = None
+    before: Callable[[Path], None] = lambda root: None
+    after: Callable[[Path], None] = lambda root: None
 
 
 def measure(setup: Setup, scratch: Path, number: int) -> Trace:
     """Run the workload once in a fresh top, traced."""
-    top = setup.top / f"top-{number}"
-    root, directory = scratch / "root", scratch / f"trace-{number}"
-    top.mkdir()
-    root.mkdir(exist_ok=True)
-    overlay = Overlay(bottoms=(str(setup.bottom),), top=str(top), profile=setup.profile)
-    with kernel.mounted(overlay, str(root)):
-        try:
-            if setup.before is not None:
-                setup.before(root, scratch)
-            os.sync()  # the dirty pages of the run before are not this one's cost
-            with Session(mounts=[root]) as session:
-                workload(root)
-        finally:
-            if setup.after is not None:
-                setup.after(root)
-    TraceWriter(str(directory)).write(session.table(), session.metadata())
-    shutil.rmtree(top)
-    shutil.rmtree(f"{top}.work", ignore_errors=True)
+    directory = lab.record(
+        scratch / f"trace-{number}",
+        setup.bottom,
+        setup.top,
+        scratch / "root",
+        profile=setup.profile,
+        before=setup.before,
+        after=setup.after,
+    )
     trace = load(directory)
     shutil.rmtree(directory)
     return trace
 
 
-def copy_ahead(first: Trace) -> Callable[[Path, Path], None]:
+def copy_ahead(first: Trace) -> Callable[[Path], None]:
     """What the advice's command does: open each file for writing, and write nothing."""
     paths = advise.paths_ahead(first)
 
-    def run(root: Path, _scratch: Path) -> None:
+    def run(root: Path) -> None:
         listed = "\0".join(paths) + "\0"
         script = ["xargs", "-0", "-n", "1", "sh", "-c", ': >> ".$1"', "sh"]
         subprocess.run(script, input=listed.encode(), cwd=root, check=True)
@@ -140,16 +67,16 @@ def copy_ahead(first: Trace) -> Callable[[Path, Path], None]:
     return run
 
 
-def bind_volume(root: Path, scratch: Path) -> None:
-    volume = scratch / "volume"
+def bind_volume(root: Path) -> None:
+    volume = root.parent / "volume"
     volume.mkdir()
-    tree = root / _VOLUME
+    tree = root / lab.CHURN
     subprocess.run(["cp", "-a", f"{tree}/.", str(volume)], check=True)
     subprocess.run(["mount", "--bind", str(volume), str(tree)], check=True)
 
 
 def unbind_volume(root: Path) -> None:
-    subprocess.run(["umount", str(root / _VOLUME)], check=True)
+    subprocess.run(["umount", str(root / lab.CHURN)], check=True)
     shutil.rmtree(root.parent / "volume")
 
 
@@ -163,10 +90,13 @@ def moved(trace: Trace) -> int:
 
 def prove(kind: str, names: tuple[str, ...], scratch: Path, options: Any) -> dict[str, Any]:
     """Predicted and measured savings of the advice ``names`` for a bottom of ``kind``."""
-    with disk(kind, scratch / "bottom", 1024) as bottom, disk("ext4", scratch / "top", 1024) as top:
+    with (
+        lab.disk(kind, scratch / "bottom", 1024) as bottom,
+        lab.disk("ext4", scratch / "top", 1024) as top,
+    ):
         tree = bottom / "tree"
         tree.mkdir()
-        populate(tree, options.files)
+        lab.populate(tree, options.files)
         base = Setup(tree, top)
         first = measure(base, scratch, 0)
         changed = {
@@ -191,7 +121,7 @@ def prove(kind: str, names: tuple[str, ...], scratch: Path, options: Any) -> dic
     for name in names:
         # Depth 2: the directory that the workload rewrites.
         said = [one for one in advise.advise(usual, depth=2) if one.name == name]
-        said = [one for one in said if name != "volume" or _VOLUME in one.what]
+        said = [one for one in said if name != "volume" or lab.CHURN in one.what]
         if not said:
             raise SystemExit(f"advise: no advice {name!r} for a workload made for it")
         now = typical(after[name])
