@@ -20,12 +20,12 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
-from typing import Any, Final, NoReturn
+from typing import Any, Final, NoReturn, TypeVar
 
 from overlay import errors, syscalls
 from overlay.errors import FallthruError, NoPrivilege, OperationFailed
 
-__all__ = ["Command", "Enclosure", "Ending", "run"]
+__all__ = ["Command", "Enclosure", "Ending", "join", "run", "stand"]
 
 #: What the doorkeeper is told when the caller died.
 _ORPHANED: Final = signal.SIGRTMIN
@@ -102,6 +102,42 @@ def run(command: Command, place: Enclosure) -> Ending:
     Errors of the preparation are raised here.  A command that cannot be executed is told on
     standard error, and its code is 126 or 127.
     """
+
+    def greet(channel: socket.socket) -> tuple[dict[str, Any], tuple[int, ...]]:
+        # From two processes, in any order.
+        told = dict(_received(channel)[:2] for _ in ("forked", "entered"))
+        if place.outside is not None:
+            place.outside(told["forked"]["pid"])
+        channel.send(b"go")
+        return _expect(channel, "prepared")
+
+    (report, fds), code = _supervised(
+        lambda channel, mask: _doorkeeper(channel, command, place, mask), greet
+    )
+    return Ending(code, report, fds)
+
+
+def join(command: Command, target: int, namespaces: int, enter: Callable[[], None]) -> int:
+    """Run ``command`` in the namespaces of the process that the pidfd ``target`` means.
+
+    ``enter`` runs in the process that will start it, still outside.  Returns its exit code,
+    as in :class:`Ending`.
+    """
+    _, code = _supervised(
+        lambda channel, mask: _visitor(channel, command, target, namespaces, enter, mask),
+        lambda channel: _expect(channel, "entered"),
+    )
+    return code
+
+
+_Greeting = TypeVar("_Greeting")
+
+
+def _supervised(
+    keeper_body: Callable[[socket.socket, Any], NoReturn],
+    greet: Callable[[socket.socket], _Greeting],
+) -> tuple[_Greeting, int]:
+    """Fork a doorkeeper, hear what it says at the beginning, and wait for the command's end."""
     mine, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     before = signal.pthread_sigmask(signal.SIG_BLOCK, _WATCHED)
     sys.stdout.flush()
@@ -110,25 +146,45 @@ def run(command: Command, place: Enclosure) -> Ending:
         keeper = os.fork()
         if keeper == 0:
             mine.close()
-            _guarded(theirs, lambda: _doorkeeper(theirs, command, place, before))
+            _guarded(theirs, lambda: keeper_body(theirs, before))
         theirs.close()
         try:
-            # From two processes, in any order.
-            told = dict(_received(mine)[:2] for _ in ("forked", "entered"))
-            if place.outside is not None:
-                place.outside(told["forked"]["pid"])
-            mine.send(b"go")
-            report, fds = _expect(mine, "prepared")
+            greeting = greet(mine)
         except BaseException:
             mine.close()  # whoever waits for a word ends then
             os.waitpid(keeper, 0)
             raise
         _supervise(keeper, stop_with=True)
         said, _ = _expect(mine, "ended")
-        return Ending(said["code"], report, fds)
+        return greeting, said["code"]
     finally:
         mine.close()
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def _visitor(
+    channel: socket.socket,
+    command: Command,
+    target: int,
+    namespaces: int,
+    enter: Callable[[], None],
+    mask: Any,
+) -> NoReturn:
+    caller = os.getppid()
+    enter()
+    syscalls.setns(target, syscalls.CLONE_NEWPID)
+    syscalls.prctl(syscalls.PR_SET_PDEATHSIG, _ORPHANED)
+    child = os.fork()
+    if child == 0:
+        syscalls.prctl(syscalls.PR_SET_PDEATHSIG, signal.SIGKILL)
+        channel.close()
+        # All at once (since 5.8): the mount namespace last, and its root becomes ours.
+        syscalls.setns(target, namespaces & ~syscalls.CLONE_NEWPID)
+        _execute(command, mask)
+    _say(channel, "entered", {})
+    status = _supervise(child, orphaned=lambda: os.getppid() != caller)
+    _say(channel, "ended", {"code": code_of(status)})
+    os._exit(0)
 
 
 def _doorkeeper(channel: socket.socket, command: Command, place: Enclosure, mask: Any) -> NoReturn:
@@ -170,6 +226,81 @@ def _first(channel: socket.socket, command: Command, place: Enclosure, mask: Any
     status = _supervise(child, reap_all=True)
     _say(channel, "ended", {"code": code_of(status)})
     os._exit(0)
+
+
+def stand(place: Enclosure) -> int:
+    """Make ``place`` and leave it, with nothing in it but a first process; its number.
+
+    That process is sleep(1), which costs next to nothing and, with SIGCHLD ignored, lets the
+    kernel reap orphans.  It was started before the place got its own root, where there may
+    be no such program; pivot_root() takes it along.  Killing it ends the place.
+    """
+    mine, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    maker = os.fork()
+    if maker == 0:
+        mine.close()
+        _guarded(theirs, lambda: _maker(theirs, place))
+    theirs.close()
+    pid = 0
+    try:
+        told = dict(_received(mine)[:2] for _ in ("forked", "entered"))
+        pid = int(told["forked"]["pid"])
+        if place.outside is not None:
+            place.outside(pid)
+        mine.send(b"go")
+        _expect(mine, "prepared")
+    except BaseException:
+        if pid:
+            os.kill(pid, signal.SIGKILL)
+        raise
+    finally:
+        mine.close()
+        os.waitpid(maker, 0)
+    return pid
+
+
+def _maker(channel: socket.socket, place: Enclosure) -> NoReturn:
+    os.setsid()
+    _silence()
+    _enter(place.namespaces & syscalls.CLONE_NEWPID)
+    executed, executing = os.pipe()
+    first = os.fork()
+    if first == 0:
+        os.close(executed)
+        _guarded(channel, lambda: _sleeper(channel, place))
+    os.close(executing)
+    _say(channel, "forked", {"pid": first})
+    if channel.recv(16) != b"go":
+        os._exit(0)
+    os.read(executed, 1)  # its end: the other one was closed by exec
+    target = os.pidfd_open(first)
+    builder = os.fork()
+    if builder == 0:
+        _guarded(channel, lambda: _builder(channel, place, target))
+    os.waitpid(builder, 0)
+    os._exit(0)
+
+
+def _sleeper(channel: socket.socket, place: Enclosure) -> NoReturn:
+    _enter(place.namespaces & ~syscalls.CLONE_NEWPID)
+    signal.signal(signal.SIGCHLD, signal.SIG_IGN)
+    _say(channel, "entered", {})
+    os.execvp("sleep", ["sleep", "infinity"])
+
+
+def _builder(channel: socket.socket, place: Enclosure, target: int) -> NoReturn:
+    syscalls.setns(target, place.namespaces & ~syscalls.CLONE_NEWPID)
+    report, _ = place.prepare()
+    _say(channel, "prepared", report)
+    os._exit(0)
+
+
+def _silence() -> None:
+    """Have nothing to do with the caller's terminal or pipes any more."""
+    null = os.open("/dev/null", os.O_RDWR)
+    for fd in (0, 1, 2):
+        os.dup2(null, fd)
+    os.close(null)
 
 
 def _enter(namespaces: int) -> None:

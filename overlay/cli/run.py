@@ -55,7 +55,7 @@ def run(
     from overlay import cgroups, enclosure, net
     from overlay.privilege import in_user_namespace
     from overlay.root import Builder, open_union
-    from overlay.roots import check_name
+    from overlay.rootnotes import check_name
 
     root = root_of(hostname or f"run-{os.getpid()}", options)
     check_name(root.name)

@@ -1,0 +1,180 @@
+"""Roots by name: created, started, entered, listed, stopped, removed."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from overlay import mountinfo, runstate
+from tests.cli.processes import wait_gone
+from tests.conftest import Layers
+from tests.fsimages import tmpfs
+from tests.running import REPOSITORY, fallthru
+from tests.smallroots import small_root
+
+
+@pytest.fixture(autouse=True)
+def registry(root: None) -> Iterator[Path]:
+    """Roots of this test only; all of them are stopped."""
+    directory = Path("/var/lib/fallthru")
+    directory.mkdir(parents=True, exist_ok=True)
+    with tmpfs(directory):
+        yield directory / "roots"
+        for each in listed():
+            if each["running"]:
+                fallthru("stop", "--timeout", "0", str(each["name"]))
+                wait_gone(int(str(each["pid"])))
+
+
+@pytest.fixture
+def bottom(layers: Layers) -> Path:
+    return small_root(layers.bottom)
+
+
+def listed() -> list[dict[str, object]]:
+    found = json.loads(fallthru("list", "--json").stdout)
+    assert isinstance(found, list)
+    return found
+
+
+def ok(*arguments: str | Path) -> str:
+    done = fallthru(*arguments)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def pid_of(name: str) -> int:
+    (pid,) = [each["pid"] for each in listed() if each["name"] == name]
+    assert isinstance(pid, int)
+    return pid
+
+
+def test_a_life(bottom: Path, registry: Path) -> None:
+    top = ok("create", "web", "--bottom", bottom).strip()
+    assert top == str(registry / "web" / "top")
+    assert [(each["name"], each["running"]) for each in listed()] == [("web", False)]
+    ok("start", "web")
+    assert [each["running"] for each in listed()] == [True]
+    script = "echo new > /etc/new; cat /proc/1/comm /proc/sys/kernel/hostname"
+    assert ok("exec", "web", "--", "sh", "-c", script) == "sleep\nweb\n"
+    assert ok("exec", "web", "cat", "/etc/new") == "new\n"
+    assert Path(top, "etc/new").exists()
+    assert fallthru("exec", "web", "--", "sh", "-c", "exit 7").returncode == 7
+    pid = pid_of("web")
+    ok("stop", "web")
+    wait_gone(pid)
+    assert [each["running"] for each in listed()] == [False]
+    ok("start", "web")
+    assert ok("exec", "web", "cat", "/etc/new") == "new\n"
+    pid = pid_of("web")
+    assert fallthru("rm", "--yes", "web").returncode == 4
+    ok("stop", "web")
+    wait_gone(pid)
+    ok("rm", "--yes", "web")
+    assert listed() == []
+    assert not os.listdir(registry)
+    assert not (bottom / "etc/new").exists()
+
+
+def test_nothing_of_it_is_seen_outside(bottom: Path) -> None:
+    before = mountinfo.read()
+    ok("create", "web", "--bottom", bottom)
+    ok("start", "web")
+    assert mountinfo.read() == before
+
+
+def test_many_share_a_bottom_and_nothing_else(bottom: Path) -> None:
+    names = ["a", "b", "c"]
+    for name in names:
+        ok("create", name, "--bottom", bottom, "--net", "bridge=ft-many")
+    ok("start", *names)
+    for name in names:
+        ok("exec", name, "--", "sh", "-c", f"echo {name} > /etc/mine")
+    assert [ok("exec", name, "cat", "/etc/mine") for name in names] == ["a\n", "b\n", "c\n"]
+    addresses = {str(each["address"]) for each in listed()}
+    assert len(addresses) == 3
+    hosts = ok("exec", "a", "cat", "/etc/hosts").splitlines()
+    assert {line.split()[1] for line in hosts} >= set(names)
+    pids = [pid_of(name) for name in names]
+    ok("stop", "a", "b", "c")
+    for pid in pids:
+        wait_gone(pid)
+    assert "ft-many" not in os.listdir("/sys/class/net")
+
+
+def test_stopping_asks_before_it_kills(bottom: Path, layers: Layers) -> None:
+    ok("create", "web", "--bottom", bottom, "--bind", f"{layers.base}/mnt:/out")
+    ok("start", "web")
+    pid = pid_of("web")
+    script = "trap 'echo asked > /out/asked; exit 3' TERM; echo ready; while :; do sleep 0.01; done"
+    running = subprocess.Popen(
+        [sys.executable, "-m", "overlay", "exec", "web", "--", "sh", "-c", script],
+        cwd=REPOSITORY,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    assert running.stdout is not None
+    assert running.stdout.readline() == "ready\n"
+    ok("stop", "web")
+    running.communicate()
+    wait_gone(pid)
+    assert running.returncode == 3
+    assert (layers.mnt / "asked").read_text() == "asked\n"
+
+
+def test_killed_it_is_taken_up_by_the_next_command(bottom: Path) -> None:
+    ok("create", "web", "--bottom", bottom, "--net", "bridge=ft-kill")
+    ok("start", "web")
+    pid = pid_of("web")
+    os.kill(pid, signal.SIGKILL)
+    wait_gone(pid)
+    assert [each["running"] for each in listed()] == [False]
+    assert "ft-kill" not in os.listdir("/sys/class/net")
+    assert not os.listdir(f"{runstate.DIRECTORY}/roots")
+    ok("start", "web")
+
+
+def test_a_note_of_another_boot_means_nothing(bottom: Path) -> None:
+    """After a reboot the number may be another process's."""
+    ok("create", "web", "--bottom", bottom)
+    ok("start", "web")
+    note = Path(runstate.DIRECTORY, "roots", "web")
+    pid = pid_of("web")
+    kept = json.loads(note.read_text())
+    note.write_text(json.dumps({**kept, "boot": "another"}))
+    assert [each["running"] for each in listed()] == [False]
+    note.write_text(json.dumps({**kept, "started": 1}))  # the same number, another process
+    assert [each["running"] for each in listed()] == [False]
+    assert not note.exists()
+    os.kill(pid, 0)  # nobody touched whoever has that number
+    os.kill(pid, signal.SIGKILL)
+    wait_gone(pid)
+
+
+def test_what_is_wrong_is_said(bottom: Path, layers: Layers) -> None:
+    assert fallthru("start", "nobody").returncode == 2
+    assert fallthru("create", "../up", "--bottom", bottom).returncode == 2
+    assert fallthru("create", "web", "--bottom", layers.base / "nowhere").returncode == 2
+    ok("create", "web", "--bottom", bottom)
+    assert fallthru("create", "web", "--bottom", bottom).returncode == 4
+    assert fallthru("stop", "web").returncode == 2
+    assert fallthru("exec", "web", "true").returncode == 2
+    ok("start", "web")
+    assert fallthru("start", "web").returncode == 4
+
+
+def test_a_top_serves_one_root(bottom: Path, layers: Layers) -> None:
+    for name in ("one", "two"):
+        ok("create", name, "--bottom", bottom, "--top", layers.top)
+    ok("start", "one")
+    done = fallthru("start", "two")
+    assert done.returncode == 4
+    assert "in use" in done.stderr
+    assert [each["running"] for each in listed()] == [True, False]
