@@ -11,7 +11,8 @@ from __future__ import annotations
 
 import os
 import struct
-from collections.abc import Iterable, Mapping
+from bisect import bisect_left
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -24,7 +25,7 @@ VMLINUX = "/sys/kernel/btf/vmlinux"
 OVERLAY = "/sys/kernel/btf/overlay"
 
 _MAGIC = 0xEB9F
-_KIND_PTR, _KIND_ARRAY, _KIND_STRUCT, _KIND_UNION = 2, 3, 4, 5
+_KIND_PTR, _KIND_ARRAY, _KIND_STRUCT, _KIND_UNION, _KIND_FUNC = 2, 3, 4, 5, 12
 #: Kinds that only stand for another type: typedef, volatile, const, restrict, type tag.
 _ALIASES = frozenset((8, 9, 10, 11, 18))
 #: Bytes that follow the 12-byte head of a type: (fixed, per vlen entry), by kind.
@@ -72,6 +73,7 @@ class Btf:
             module = module or (OVERLAY if os.path.exists(OVERLAY) else None)
         self.path = path
         types, self._strings = _read(path)
+        self._kernel_words = len(types) // 4
         if module is not None:
             # A module's type ids and string offsets go on where the kernel's end.
             more, strings = _read(module)
@@ -115,6 +117,32 @@ class Btf:
         """Whether the kernel was built with the tracepoint (its ``btf_trace_`` type exists)."""
         return self._strings.find(b"\0btf_trace_" + name.encode() + b"\0") >= 0
 
+    def functions(self, names: Iterable[str]) -> dict[str, int]:
+        """The type ids of those of the functions ``names`` that the kernel describes."""
+        places = {offset: name for name in names for offset in self._offsets(name)}
+        types = self._types
+        return {
+            places[types[at]]: ident
+            for ident, at in enumerate(self._positions[1:], 1)
+            if types[at] in places and (types[at + 1] >> 24) & 0x1F == _KIND_FUNC
+        }
+
+    def returns_pointer(self, function: str) -> bool:
+        """Whether the function is described, and as one that returns a pointer."""
+        ident = self.functions([function]).get(function)
+        if ident is None:
+            return False
+        prototype = self._positions[self._types[self._positions[ident] + 2]]
+        result = self._types[prototype + 2]
+        return (
+            bool(result) and (self._types[self._skip_aliases(result) + 1] >> 24) & 0x1F == _KIND_PTR
+        )
+
+    @cached_property
+    def module_from(self) -> int:
+        """The first type id that is the module's; one past all of them without a module."""
+        return bisect_left(self._positions, self._kernel_words, lo=1)
+
     # The records of the type section have variable length, so an id can be turned
     # into a position only by walking them all once.
     @cached_property
@@ -146,18 +174,22 @@ class Btf:
         return found
 
     def _struct(self, name: str) -> int:
-        # Strings are unique, but one may end inside another's tail: try every match.
-        needle = b"\0" + name.encode() + b"\0"
-        at = self._strings.find(needle)
-        while at >= 0:
-            position = self._structs.get(at + 1)
+        for offset in self._offsets(name):
+            position = self._structs.get(offset)
             if position is not None:
                 return position
-            at = self._strings.find(needle, at + 1)
         raise NoBtf(
             f"the kernel's type information has no struct {name} ({self.path})",
             hint="is the overlay file system part of this kernel, or its module loaded?",
         )
+
+    def _offsets(self, name: str) -> Iterator[int]:
+        """Where the string stands: once in the kernel's part, once more in a module's."""
+        needle = b"\0" + name.encode() + b"\0"
+        at = self._strings.find(needle)
+        while at >= 0:
+            yield at + 1
+            at = self._strings.find(needle, at + 1)
 
     def _name(self, offset: int) -> str:
         return self._strings[offset : self._strings.index(b"\0", offset)].decode()

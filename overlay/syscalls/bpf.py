@@ -1,4 +1,4 @@
-"""bpf(2): one call whose argument is another structure for every command."""
+"""bpf(2), one call whose argument is another structure for every command, and perf events."""
 
 from __future__ import annotations
 
@@ -6,14 +6,18 @@ import ctypes
 import os
 import re
 import struct
+from collections.abc import Iterator
 from typing import Any
 
 from overlay.syscalls.libc import call, word
 
-__all__ = ["bpf"]
+__all__ = ["bpf", "bpf_btf_ids", "bpf_btf_name", "perf_event_open"]
 
 #: Older than the numbers that all architectures share.
-_NR_BPF = 321 if os.uname().machine == "x86_64" else 280
+_NR_BPF, _NR_PERF_EVENT_OPEN = (321, 298) if os.uname().machine == "x86_64" else (280, 241)
+
+_BPF_OBJ_GET_INFO_BY_FD = 15
+_BPF_BTF_GET_NEXT_ID = 23
 
 #: One field of a struct layout: a count belongs to "s" only.
 _STRUCT_FIELD = re.compile(r"\d*s|[a-zA-Z]")
@@ -27,6 +31,47 @@ def bpf(command: int, layout: str, *fields: int | bytes | bytearray) -> int:
     """
     attr, _buffers = _with_addresses(layout, fields)
     return call(_NR_BPF, word(command), attr, word(len(attr)))
+
+
+def bpf_btf_ids() -> Iterator[int]:
+    """Numbers of the type descriptions that are loaded: of the kernel, modules, programs."""
+    attr = (ctypes.c_uint32 * 3)()  # start_id, next_id, open_flags
+    while True:
+        try:
+            call(_NR_BPF, word(_BPF_BTF_GET_NEXT_ID), attr, word(ctypes.sizeof(attr)))
+        except FileNotFoundError:
+            return
+        yield attr[1]
+        attr[0] = attr[1]
+
+
+class _BtfInfo(ctypes.Structure):
+    _fields_ = (
+        ("btf", ctypes.c_uint64),
+        ("btf_size", ctypes.c_uint32),
+        ("id", ctypes.c_uint32),
+        ("name", ctypes.c_uint64),
+        ("name_len", ctypes.c_uint32),
+        ("kernel_btf", ctypes.c_uint32),
+    )
+
+
+def bpf_btf_name(fd: int) -> tuple[bytes, bool]:
+    """What a type description is called, and whether it is the kernel's or a module's."""
+    name = bytearray(64)
+    buffer = (ctypes.c_char * len(name)).from_buffer(name)
+    info = bytearray(_BtfInfo(name=ctypes.addressof(buffer), name_len=len(name)))
+    bpf(_BPF_OBJ_GET_INFO_BY_FD, "IIQ", fd, len(info), info)
+    return bytes(name).partition(b"\0")[0], bool(_BtfInfo.from_buffer(info).kernel_btf)
+
+
+def perf_event_open(
+    layout: str, *fields: int | bytes | bytearray, pid: int = -1, cpu: int = -1
+) -> int:
+    """An event by ``struct perf_event_attr``, which is given as for :func:`bpf`."""
+    attr, _buffers = _with_addresses(layout, fields)
+    cloexec = 8
+    return call(_NR_PERF_EVENT_OPEN, attr, word(pid), word(cpu), word(-1), word(cloexec))
 
 
 def _with_addresses(
