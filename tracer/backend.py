@@ -1,4 +1,4 @@
-"""What a backend is, and the one that needs only tracepoints.
+"""What a backend is, and ours: probes at trampolines, kprobes or tracepoints.
 
 A backend hooks into the kernel and delivers records (``tracer/records.py``); the
 session above it knows nothing of how they were gathered.
@@ -7,14 +7,20 @@ session above it knows nothing of how they were gathered.
 from __future__ import annotations
 
 import os
+import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, Protocol
+from typing import Protocol
 
 from overlay import syscalls
-from tracer.program import RING_BYTES, Filters, Program, build
+from overlay.bpf.loading import Map
+from overlay.errors import EnvironmentLacks, UsageError
+from tracer.hooks import BACKENDS
+from tracer.kinds import KINDS
+from tracer.latencies import Latency, read_latencies
+from tracer.program import COPYUPS, RING_BYTES, Filters, Options, Program, build
 
-__all__ = ["Backend", "Tracepoints", "clock_offset"]
+__all__ = ["Backend", "Probes", "clock_offset", "open_backend"]
 
 
 class Backend(Protocol):
@@ -35,6 +41,16 @@ class Backend(Protocol):
     def take(self) -> bytes:
         """Whole records that have arrived since the last call."""
 
+    def stacks(self) -> Map:
+        """Callers' stacks by the numbers in the records."""
+
+    @property
+    def unseen(self) -> tuple[str, ...]:
+        """The kinds of :data:`tracer.kinds.KINDS` that it cannot see."""
+
+    def latencies(self) -> list[Latency]:
+        """How long everything has taken until now that it sees."""
+
     @property
     def hooks(self) -> frozenset[str]:
         """The tracepoints or functions it is attached to."""
@@ -51,45 +67,47 @@ class Backend(Protocol):
     def close(self) -> None: ...
 
 
-#: Places in the map ``state`` (``enum`` in probes/tracepoints.c).
+#: Places in the map ``state`` (``enum`` in probes/state.c).
 _LOST, _UNMATCHED, _FS_TYPE, _CURSOR = range(4)
+_ONE = b"\1"
 
 
-class Tracepoints:
-    """Raw tracepoints: works where kprobes and trampolines are not to be had.
+class Probes:
+    """Our own probes, at whatever ``name`` (of :data:`tracer.hooks.BACKENDS`) hooks.
 
     Raises the errors of :func:`tracer.program.build`.
     """
 
-    name = "tracepoint"
-
-    def __init__(self, filters: Filters) -> None:
+    def __init__(self, name: str, filters: Filters, options: Options = COPYUPS) -> None:
+        self.name = name
         with ThreadPoolExecutor(1) as pool:
-            building = pool.submit(build, filters)
+            building = pool.submit(build, name, filters, options)
             # The compiler works outside Python; what reading needs is loaded meanwhile.
             from tracer.records import RECORD_SIZE
             from tracer.ring import Ring
 
             self._program: Program = building.result()
-        self._state = self._program.bpf[b"state"]
+        self._state = self._program.maps["state"]
         self._counts: tuple[int, int] | None = None
+        self._latencies: list[Latency] = []
         try:
             self._fill(filters)
-            self._find_unions()
-            self._ring = Ring(self._program.bpf[b"ring"].map_fd, RING_BYTES, RECORD_SIZE)
+            if name == "tracepoint":
+                self._find_unions()
+            self._ring = Ring(self._program.maps["ring"].fd, RING_BYTES, RECORD_SIZE)
         except BaseException:
-            self._program.detach()
+            self._program.close()
             raise
 
     def _fill(self, filters: Filters) -> None:
-        for name, keys in (("wanted", filters.devices), ("tree", filters.pids)):
-            table = self._program.bpf[name.encode()]
-            for key in keys:
-                table[table.Key(key)] = table.Leaf(1)
+        for device in filters.devices:
+            self._program.maps["wanted"][_u32(device)] = _ONE
+        for pid in filters.pids:
+            self.add_pid(pid)
         if filters.cgroup:
             directory = os.open(filters.cgroup, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
             try:
-                self._program.bpf[b"cgroups"][0] = directory
+                self._program.maps["cgroups"][_u32(0)] = _u32(directory)
             finally:
                 os.close(directory)
 
@@ -106,11 +124,10 @@ class Tracepoints:
                 return
 
     def _value(self, place: int) -> int:
-        return int(self._state[self._state.Key(place)].value)
+        return int.from_bytes(self._state[_u32(place)], sys.byteorder)
 
     def add_pid(self, pid: int) -> None:
-        table: Any = self._program.bpf[b"tree"]
-        table[table.Key(pid)] = table.Leaf(1)
+        self._program.maps["tree"][_u32(pid)] = _ONE
 
     def wait(self, seconds: float) -> None:
         self._ring.wait(seconds)
@@ -118,9 +135,20 @@ class Tracepoints:
     def take(self) -> bytes:
         return self._ring.take()
 
+    def stacks(self) -> Map:
+        return self._program.maps["stacks"]
+
+    @property
+    def unseen(self) -> tuple[str, ...]:
+        return KINDS[1:] if self.name == "tracepoint" else ()
+
+    def latencies(self) -> list[Latency]:
+        table = self._program.maps.get("latencies")
+        return read_latencies(table) if table else self._latencies
+
     @property
     def hooks(self) -> frozenset[str]:
-        return self._program.attached
+        return frozenset(self._program.attached)
 
     @property
     def lost(self) -> int:
@@ -131,14 +159,36 @@ class Tracepoints:
         return self._counts[1] if self._counts else self._value(_UNMATCHED)
 
     def detach(self) -> None:
-        for name in self._program.attached:
-            self._program.bpf.detach_raw_tracepoint(name.encode())
+        self._program.detach()
 
     def close(self) -> None:
         if self._counts is None:
             self._counts = (self._value(_LOST), self._value(_UNMATCHED))
+            self._latencies = self.latencies()
             self._ring.close()
-            self._program.detach()
+            self._program.close()
+
+
+def _u32(value: int) -> bytes:
+    return value.to_bytes(4, sys.byteorder)
+
+
+def open_backend(name: str | None, filters: Filters, options: Options = COPYUPS) -> Probes:
+    """The backend called ``name``, or without a name the best that works here.
+
+    Raises :class:`UsageError` for a name that is none, and the errors of
+    :func:`tracer.program.build`, the last backend's if none works.
+    """
+    if name is not None:
+        if name not in BACKENDS:
+            raise UsageError(f"no backend is called {name}", hint=f"they are {', '.join(BACKENDS)}")
+        return Probes(name, filters, options)
+    for better in BACKENDS[:-1]:
+        try:
+            return Probes(better, filters, options)
+        except EnvironmentLacks:
+            continue  # `trace doctor` tells why
+    return Probes(BACKENDS[-1], filters, options)
 
 
 def clock_offset() -> int:

@@ -6,13 +6,27 @@ Whole batches at once: numpy for everything that is a number, one pass over the 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
 from overlay.text import printable
-from tracer.records import F_CLONED, F_DATA_ONLY, F_METACOPY, PATH_IN_RECORD, Batch
+from tracer.callflags import flags_of
+from tracer.containers import container_of
+from tracer.kinds import KINDS, OUTCOMES
+from tracer.records import (
+    F_CLONED,
+    F_COPIED,
+    F_DATA_ONLY,
+    F_EXACT,
+    F_FAILED,
+    F_METACOPY,
+    F_UNSEEN,
+    PATH_IN_RECORD,
+    Batch,
+)
 from tracer.schema import HOWS, SCHEMA
 from tracer.sysnames import name_of, numbers_of
 
@@ -82,9 +96,28 @@ def _lookup(codes: npt.NDArray[np.generic], name: Callable[[int], str | None]) -
     return column.dictionary_encode()
 
 
+def _stacks(
+    spans: npt.NDArray[np.void], name: Callable[[int, int], str | None] | None
+) -> list[str | None]:
+    if name is None:
+        return [None] * len(spans)
+    return list(map(name, spans["stack"].tolist(), spans["pid"].tolist()))
+
+
+def _counted(values: npt.NDArray[np.unsignedinteger[Any]]) -> pa.Array:
+    """A column in which all bits set mean that nobody counted."""
+    unknown = values == np.iinfo(values.dtype).max
+    return pa.array(values.astype(np.int64), mask=unknown)
+
+
 def _errnos(ret: npt.NDArray[np.int32]) -> npt.NDArray[np.int32]:
     errnos = np.where(ret < 0, -ret.astype(np.int64), 0)
     return np.where(errnos >= _RESTART, _EINTR, errnos).astype(np.int32)
+
+
+def _calls(spans: npt.NDArray[np.void]) -> npt.NDArray[np.uint64]:
+    """The system call's number and, above it, the lower half of its flags, as one code."""
+    return (spans["call_flags"] << np.uint64(32)) | spans["nr"].astype(np.uint64)
 
 
 def _hows(spans: npt.NDArray[np.void]) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
@@ -104,8 +137,14 @@ def _hows(spans: npt.NDArray[np.void]) -> tuple[npt.NDArray[np.int64], npt.NDArr
     stub = regular & ((flags & F_METACOPY) != 0) & ~data_only & ~shared
     stub &= (size > 0) & (written == 0)
     stub &= ~np.isin(spans["nr"], _DATA_CALLS)
-    shared |= np.isin(magic, _SHARING) & (written == 0) & ~stub
-    has_data = regular & (size > 0)
+    # Who saw the functions need not guess.
+    exact = (flags & F_EXACT) != 0
+    copied = (flags & F_COPIED) != 0
+    stub = np.where(exact, ~copied & ~shared & ((flags & F_FAILED) == 0), stub)
+    written = np.where(exact, dirtied, written)
+    unmoved = ~exact & np.isin(magic, _SHARING) & (written == 0) & ~stub
+    shared |= unmoved
+    has_data = regular & (size > 0) & ~(exact & ((flags & F_FAILED) != 0) & ~copied & ~shared)
     how = np.select(
         [~has_data, stub, shared],
         [3, 2, 1],  # none, metacopy, reflink: see HOWS
@@ -128,6 +167,7 @@ def _phases(
     data_only = (flags & F_DATA_ONLY) != 0
     # Without the end of creation or the linking nothing in between can be told apart.
     blind = ((column["create_end"] == 0) | (column["link_start"] == 0)) & ~data_only
+    blind |= data_only & ((flags & F_UNSEEN) != 0)
     copied = how == 0
     # Extents that are shared are part of making the file: no data moves.
     made = np.where((how == 1) & (column["data_end"] > 0), column["data_end"], column["create_end"])
@@ -139,7 +179,7 @@ def _phases(
     data = np.where(data_only, np.maximum(data - sync, 0), data)
     meta = np.maximum(link_start - filled - np.where(data_only, 0, sync), 0)
     link = end - link_start
-    unsynced = ~np.isin(spans["magic"], _SYNC_KNOWN)
+    unsynced = ~np.isin(spans["magic"], _SYNC_KNOWN) & ((flags & F_EXACT) == 0)
     values = {"create": create, "data": data, "sync": sync, "meta": meta, "link": link}
     return {
         name: (value, blind | unsynced if name == "sync" else blind)
@@ -154,6 +194,7 @@ def to_table(
     backend: str,
     mount_name: Callable[[int], str | None],
     cgroup_name: Callable[[int], str | None],
+    stack_name: Callable[[int, int], str | None] | None = None,
 ) -> pa.Table:
     """The spans of a batch as rows of :data:`~tracer.schema.SCHEMA`.
 
@@ -165,25 +206,34 @@ def to_table(
     start = spans["start"].astype(np.int64)
     modes = (spans["mode"] & 0o170000).astype(np.int64)
     hows = pa.array(HOWS)
+    other = spans["what"] != KINDS.index("copyup")
     columns: dict[str, pa.Array] = {
         "ts": pa.array(start + clock_offset, pa.int64()).cast(pa.timestamp("ns", "UTC")),
         "dur": pa.array(spans["end"].astype(np.int64) - start).cast(pa.duration("ns")),
-        "kind": _coded(["copyup"] * count),
+        "kind": _lookup(spans["what"], KINDS.__getitem__),
         "pid": pa.array(spans["pid"]),
         "tid": pa.array(spans["tid"]),
         "uid": pa.array(spans["uid"]),
         "comm": _coded([printable(name) for name in spans["comm"].tolist()]),
         "cgroup": _lookup(spans["cgroup"], cgroup_name),
+        "container": _lookup(spans["cgroup"], lambda code: container_of(cgroup_name(code))),
         "op": _lookup(spans["nr"], name_of),
+        "flags": _lookup(_calls(spans), flags_of),
         "path": pa.array(_paths(spans, batch.long_paths), pa.string()),
-        "ftype": _lookup(modes, lambda mode: _FTYPES.get(mode, "file")),
+        "ftype": _lookup(modes, lambda mode: _FTYPES.get(mode, "file" if mode else None)),
         "size": pa.array(spans["size"].astype(np.int64)),
-        "bytes": pa.array(moved),
-        "how": pa.DictionaryArray.from_arrays(pa.array(how.astype(np.int32)), hows),
+        "bytes": pa.array(moved, mask=other),
+        "how": pa.DictionaryArray.from_arrays(pa.array(how.astype(np.int32), mask=other), hows),
         "errno": pa.array(_errnos(spans["ret"])),
         "mount": _lookup(spans["mount"], mount_name),
         "backend": _coded([backend] * count),
+        "id": pa.array(spans["id"].astype(np.int64)),
+        "parent": pa.array(spans["parent"].astype(np.int64), mask=spans["parent"] == 0),
+        "outcome": _lookup(spans["outcome"], OUTCOMES.__getitem__),
+        "layers": _counted(spans["layers"]),
+        "entries": _counted(spans["entries"]),
+        "stack": _coded(_stacks(spans, stack_name)),
     }
     for name, (value, unknown) in _phases(spans, how).items():
-        columns[name] = pa.array(value, pa.int64(), mask=unknown).cast(pa.duration("ns"))
+        columns[name] = pa.array(value, pa.int64(), mask=unknown | other).cast(pa.duration("ns"))
     return pa.table([columns[name] for name in SCHEMA.names], names=SCHEMA.names).cast(SCHEMA)

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from functools import partial
 
 from overlay.doctor import Check
 from overlay.errors import FallthruError
+from tracer.hooks import BACKENDS
 
 __all__ = ["checks"]
 
@@ -17,11 +19,12 @@ _DETAIL = {
 
 
 def checks() -> Iterator[Check]:
-    """What each part of the tracer needs, cheapest first; the backend itself comes last."""
+    """What each part of the tracer needs, cheapest first; the backends come last."""
     yield _try("trace: bcc", _bcc)
     yield _try("trace: BTF", _btf)
     yield _try("trace: kernel addresses", _addresses)
-    yield _try("trace: tracepoint backend", _backend)
+    for name in BACKENDS:
+        yield _try(f"trace: {name} backend", partial(_backend, name))
 
 
 def _try(name: str, attempt: Callable[[], str]) -> Check:
@@ -52,11 +55,13 @@ def _addresses() -> str:
     return f"copyup code at {len(ranges)} places, {sum(high - low for low, high in ranges)} bytes"
 
 
-def _backend() -> str:
+def _backend(name: str) -> str:
     from tracer.session import Session
 
-    with Session() as session:
+    with Session(backend=name) as session:
         hooks = session.hooks
-    missing = [f"{name} ({use})" for name, use in _DETAIL.items() if name not in hooks]
+    if name != "tracepoint":
+        return f"loads, at {len(hooks)} functions and tracepoints"
+    missing = [f"{hook} ({use})" for hook, use in _DETAIL.items() if hook not in hooks]
     without = "; without " + ", ".join(missing) if missing else ""
     return f"loads, {len(hooks)} tracepoints{without}"

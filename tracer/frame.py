@@ -3,11 +3,13 @@
 =============================  ==================================================
 ``ts``                         datetime64[ns, UTC], start of the span
 ``dur``, phases                timedelta64[ns]; NaT where the tracer could not tell
-``kind op comm ftype how``,    category
-``mount cgroup backend``
+``kind op flags comm ftype``,  category
+``how mount cgroup backend``
+``outcome stack container``
 ``path``                       Arrow string, path inside the union
 ``size``                       int64, bytes
 ``bytes``                      Int64 (nullable), bytes of data moved to the top
+``id parent layers entries``   Int64 (nullable)
 ``pid tid uid``, ``errno``     uint32, int32
 =============================  ==================================================
 
@@ -30,7 +32,7 @@ from tracer.schema import SCHEMA
 __all__ = ["Columns", "category", "frame_of"]
 
 #: Numeric columns whose values must survive a null: pandas' default would be float64.
-_NULLABLE_INT = frozenset({"bytes"})
+_NULLABLE_INT = frozenset({"bytes", "id", "parent", "layers", "entries"})
 
 
 def category(codes: npt.NDArray[Any], values: Iterable[object]) -> pd.Categorical:

@@ -13,6 +13,7 @@ import pyarrow.compute as pc
 
 from overlay.errors import UsageError
 from overlay.text import printable
+from tracer.latencies import added
 from tracer.reading import Reading, Run
 from tracer.schema import SCHEMA, RunMetadata
 
@@ -113,6 +114,10 @@ def _metadata(runs: Sequence[RunMetadata]) -> RunMetadata:
         mounts={point: about for run in runs for point, about in run.mounts.items()},
         lost=sum(one["lost"] for one in every),
         unmatched=sum(one["unmatched"] for one in every),
+        latencies=added(
+            row for run in {run.started_ns: run for run in runs}.values() for row in run.latencies
+        ),
+        unseen=sorted({kind for run in runs for kind in run.unseen}),
         removed=0,
         runs=every if len(every) > 1 else [],
     )

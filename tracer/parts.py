@@ -196,6 +196,8 @@ def _check_metadata(metadata: RunMetadata) -> None:
         (metadata.unmatched, int),
         (metadata.removed, int),
         (metadata.runs, list),
+        (metadata.latencies, list),
+        (metadata.unseen, list),
     )
     sound = all(isinstance(value, shape) for value, shape in shapes)
     sound = sound and (metadata.ended_ns is None or isinstance(metadata.ended_ns, int))

@@ -1,32 +1,43 @@
-"""From probe source to a loaded program: offsets, features, filters, bcc.
+"""From probe source to a loaded program: offsets, features, what a run is told, hooks.
 
-The probes (``tracer/probes/*.c``, in parts) are compiled when tracing starts, against the
-structures of the running kernel.  bcc insists on a tree of kernel headers; it gets the
-small one in ``overlay/bpf/shim``, so no header package is needed.
+The probes (``tracer/probes/*.c``, in parts) are compiled against the structures of the
+running kernel, once: the object is kept (:mod:`overlay.bpf.objectcache`).  What differs from
+run to run are constants, put in when it is loaded.
 """
 
 from __future__ import annotations
 
+import errno
+import hashlib
 import os
-from collections.abc import Mapping, Sequence
+import struct
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
-from overlay.bpf import bccload
-from overlay.bpf.btf import Btf, struct_header
-from overlay.bpf.compiling import quiet_bcc
-from overlay.errors import EnvironmentLacks, NoPrivilege
+from overlay.bpf import loading as bpf
+from overlay.bpf import objectcache
+from overlay.bpf.btf import OVERLAY, VMLINUX, Btf, struct_header
+from overlay.bpf.compiling import SHIM
+from overlay.bpf.objects import MapSpec, NoBpf, Object, compile_text, refusal
+from overlay.errors import NoPrivilege
+from tracer.hooks import FUNCTIONS, TASKS, TRACEPOINTS, Hook
 from tracer.kallsyms import Range, copyup_ranges
+from tracer.kinds import KINDS
 
-__all__ = ["RING_BYTES", "Filters", "NoBpf", "Program", "build"]
+__all__ = ["COPYUPS", "RING_BYTES", "Filters", "NoBpf", "Options", "Program", "build"]
 
 PROBES = Path(__file__).parent / "probes"
 
-#: What the program is put together from; bcc looks after maps only in the main text, so
+#: What a program is put together from; bcc looks after maps only in the main text, so
 #: the parts cannot include each other.
-_PARTS = ("state", "unions", "names", "copyup", "tracepoints")
+_COMMON = ("state", "unions", "names", "who")
+_PARTS = {
+    "fentry": (*_COMMON, "calls", "operations", "functions", "lives", "tasks"),
+    "kprobe": (*_COMMON, "calls", "operations", "functions", "lives", "tasks"),
+    "tracepoint": (*_COMMON, "copyup", "tracepoints", "tasks"),
+}
 
 #: Room for some 16,000 copyups that wait to be fetched.
 RING_BYTES = 8 << 20
@@ -43,48 +54,31 @@ _FIELDS: dict[str, Sequence[str]] = {
         "i_dentry.first",
         "i_data.nrpages",
     ),
-    "dentry": ("d_parent", "d_inode", "d_name.name", "d_name.len"),
+    "dentry": ("d_parent", "d_inode", "d_sb", "d_fsdata", "d_name.name", "d_name.len"),
     "super_block": ("s_dev", "s_magic", "s_type", "s_fs_info", "s_root", "s_instances.next"),
     "file_system_type": ("name", "fs_supers.first"),
     "fs_context": ("fs_type",),
-    "file": ("private_data",),
+    "file": ("private_data", "f_path.dentry"),
     "files_struct": ("fdt",),
     "fdtable": ("fd", "max_fds"),
     "hlist_node": ("next",),
     "ovl_fs": ("layers", "numlayer", "workdir", "creator_cred", "config.metacopy"),
     "ovl_layer": ("mnt",),
+    "ovl_inode": ("__upperdentry", "vfs_inode"),
+    "ovl_dir_file": ("is_real",),
+    "dir_context": ("pos",),
     "vfsmount": ("mnt_root", "mnt_sb"),
     "cred": ("uid",),
     "signal_struct": ("live.counter",),
     "task_struct": ("cred", "real_cred", "files", "flags", "tgid", "pid", "signal"),
 }
 
-#: Tracepoint → function in the probes.  Arguments that matter stand at the same place
-#: in all that share a function, so each is compiled and verified once.
-_REQUIRED = {
-    "writeback_mark_inode_dirty": "changed",
-    "sys_exit": "sys_exit",
-    "sched_process_exit": "sched_process_exit",
-}
-#: Used where the kernel has them: each tells more about a phase.
-_OPTIONAL = {
-    "inode_set_ctime_to_ts": "changed",
-    "ctime_ns_xchg": "changed",
-    "ctime_xchg_skip": "changed",
-    "cap_capable": "cap_capable",
-    "ext4_sync_file_enter": "sync_enter",
-    "ext4_sync_file_exit": "sync_exit",
-    "f2fs_sync_file_enter": "sync_enter",
-    "f2fs_sync_file_exit": "sync_exit",
-    "xfs_file_fsync": "sync_enter",
-    "xfs_reflink_remap_range": "clone",
-    "btrfs_sync_file": "sync_enter",
-}
-_FORK = {"sched_process_fork": "sched_process_fork"}
+#: Sources of ours that have a say in what an object is.
+_SOURCES = ("program.py", "hooks.py")
 
-
-class NoBpf(EnvironmentLacks):
-    """The kernel refuses to load the probes."""
+#: The upper half of a constant that is still to be put in (``CONSTANT`` in probes/state.c).
+_CONSTANT = 0x7FA11700
+_RANGES = 6
 
 
 @dataclass(frozen=True)
@@ -101,100 +95,261 @@ class Filters:
     cgroup: str | None = None
 
 
+@dataclass(frozen=True)
+class Options:
+    """What to find out besides copyups: ``stacks``, who called them in user space; ``rows``,
+    the kinds (of ``tracer.kinds.KINDS``) of which each one is wanted, not only their sum."""
+
+    stacks: bool = False
+    rows: tuple[str, ...] = ()
+
+
+#: Copyups, and the sums of what else the backend sees.
+COPYUPS = Options()
+
+
 @dataclass
 class Program:
-    """A loaded program and the tracepoints it is attached to."""
+    """Programs at work: their maps, and what they are attached to."""
 
-    bpf: Any
-    attached: frozenset[str]
+    maps: dict[str, bpf.Map] = field(default_factory=dict)
+    attached: set[str] = field(default_factory=set)
+    _links: list[int] = field(default_factory=list)
+    _loaded: list[int] = field(default_factory=list)
 
     def detach(self) -> None:
-        self.bpf.cleanup()
+        """Hook nothing any more; the maps can still be read."""
+        while self._links:
+            os.close(self._links.pop())
+        while self._loaded:
+            os.close(self._loaded.pop())
+
+    def close(self) -> None:
+        self.detach()
+        while self.maps:
+            self.maps.popitem()[1].close()
 
 
-def build(filters: Filters) -> Program:
-    """Compile, load and attach the tracepoint probes.
+def build(backend: str, filters: Filters, options: Options = COPYUPS) -> Program:
+    """Compile (or find), load and attach the probes of ``backend`` (of ``hooks.BACKENDS``).
 
     Raises :class:`~overlay.bpf.bccload.NoBcc`, :class:`~overlay.bpf.btf.NoBtf`,
     :class:`~tracer.kallsyms.NoAddresses` or :class:`NoBpf`, by what is missing.
     """
+    if backend == "fentry":
+        _need_trampolines()
     with ThreadPoolExecutor(1) as pool:
         # The kernel writes its list of symbols meanwhile.
-        ranges = pool.submit(copyup_ranges)
-        bcc = bccload.load()
-        btf = Btf()
-    hooks = _REQUIRED | {tp: name for tp, name in _OPTIONAL.items() if btf.has_tracepoint(tp)}
-    if filters.pids:
-        hooks |= _FORK
-    text = _source(btf, ranges.result(), filters)
-    with quiet_bcc() as messages:
+        ranges = pool.submit(copyup_ranges) if backend == "tracepoint" else None
+        made = _object(backend)
+        told = _constants(filters, ranges.result() if ranges else (), options)
+    program = Program()
+    try:
+        for spec in made.maps:
+            program.maps[spec.name] = _map(spec)
+        _Loader(program, made, told, backend).attach(_hooks(backend, filters))
+    except OSError as error:
+        program.close()
+        raise refusal(error, "\n".join(getattr(error, "__notes__", ()))) from error
+    except BaseException:
+        program.close()
+        raise
+    return program
+
+
+def _need_trampolines() -> None:
+    """Not to compile what cannot be loaded: that type 1 is no function is seen last."""
+    nothing = struct.pack("<BBhiBBhi", 0xB7, 0, 0, 0, 0x95, 0, 0, 0)  # return 0
+    try:
+        bpf.load_program("trampolines", bpf.FENTRY, nothing, btf_id=1)
+    except PermissionError as error:
+        if error.errno == errno.EPERM:
+            raise NoPrivilege(
+                "the kernel does not permit programs at trampolines (fentry)",
+                hint="trace as root; kernels in lockdown refuse it to everybody",
+                errno=errno.EPERM,
+            ) from error
+    except OSError:
+        pass
+
+
+def _hooks(backend: str, filters: Filters) -> tuple[Hook, ...]:
+    tasks = TASKS if filters.pids else TASKS[1:]
+    if backend == "tracepoint":
+        return TRACEPOINTS + tasks
+    chosen = (hook for hook in FUNCTIONS if hook.only in (None, backend))
+    return (*chosen, *tasks)
+
+
+def _map(spec: MapSpec) -> bpf.Map:
+    entries = RING_BYTES if spec.name == "ring" else spec.entries
+    return bpf.Map(spec.name, spec.kind, spec.key_size, spec.value_size, entries, spec.flags)
+
+
+def _constants(filters: Filters, ranges: Sequence[Range], options: Options) -> list[int]:
+    """In the order of the first ``enum`` of probes/state.c."""
+    if len(ranges) > _RANGES:
+        raise NoBpf(
+            f"this kernel's copyup code lies in {len(ranges)} places",
+            hint=f"the tracepoint backend can tell {_RANGES} apart; please report it",
+        )
+    which = bool(filters.devices) | bool(filters.pids) << 1 | bool(filters.cgroup) << 2
+    bounds = [bound for both in ranges for bound in both]
+    rows = sum(1 << KINDS.index(kind) for kind in set(options.rows))
+    return [
+        os.getpid(),
+        which,
+        int(options.stacks),
+        rows,
+        *bounds,
+        *[0] * (2 * _RANGES - len(bounds)),
+    ]
+
+
+class _Loader:
+    """Loads each program once for each place, and attaches it there."""
+
+    def __init__(self, into: Program, made: Object, told: list[int], backend: str) -> None:
+        self._into, self._made, self._backend = into, made, backend
+        fds = [into.maps[spec.name].fd for spec in made.maps]
+        self._code = {name: _linked(code, fds, told) for name, code in made.code.items()}
+        self._programs: dict[tuple[str, int], int] = {}
+        self._module: int | None = None
+
+    def attach(self, hooks: Sequence[Hook]) -> None:
         try:
-            bpf = bcc.BPF(text=text.encode(), cflags=[f"-I{PROBES}"])
-            attached = _attach(bcc, bpf, hooks)
-        except Exception as error:  # bcc raises bare Exception for whatever fails
-            raise _refusal(error, messages()) from error
-    return Program(bpf, attached)
+            for hook in hooks:
+                self._attach(hook)
+        finally:
+            if self._module is not None:
+                os.close(self._module)
+
+    def _attach(self, hook: Hook) -> None:
+        failure: OSError | None = None
+        for target in hook.targets:
+            if target not in self._made.targets:
+                continue
+            try:
+                self._into._links.append(self._attached(hook, target))
+                self._into.attached.add(target)
+                return
+            except OSError as error:
+                failure = error
+        if hook.needed:
+            raise failure or FileNotFoundError(
+                errno.ENOENT, f"the kernel has no {' or '.join(hook.targets)} to attach to"
+            )
+
+    def _attached(self, hook: Hook, target: str) -> int:
+        if hook.program.startswith("on_"):
+            return bpf.attach_raw_tracepoint(
+                self._program(hook.program, bpf.RAW_TRACEPOINT), target
+            )
+        at_return = hook.program.startswith("leave_")
+        if self._backend == "kprobe":
+            program = self._program(hook.program, bpf.KPROBE)
+            return bpf.attach_kprobe(program, target, at_return=at_return)
+        kind = bpf.FEXIT if at_return else bpf.FENTRY
+        ident = self._made.targets[target]
+        return bpf.attach_trampoline(self._program(hook.program, kind, ident))
+
+    def _program(self, name: str, kind: tuple[int, int], btf_id: int = 0) -> int:
+        known = self._programs.get((name, btf_id))
+        if known is not None:
+            return known
+        module = 0
+        if btf_id >= self._made.module_from:
+            if self._module is None:
+                self._module = bpf.module_btf("overlay")
+            module = self._module
+        fd = bpf.load_program(name, kind, self._code[name], btf_id=btf_id, btf_fd=module)
+        self._into._loaded.append(fd)
+        self._programs[name, btf_id] = fd
+        return fd
 
 
-def _source(btf: Btf, ranges: Sequence[Range], filters: Filters) -> str:
+def _linked(code: bytes, fds: Sequence[int], told: Sequence[int]) -> bytes:
+    """The instructions with maps by descriptor, and with the constants of this run."""
+    changed = bytearray(code)
+    for at in range(0, len(code), 8):
+        if code[at] != 0x18:
+            continue
+        low, high = (
+            struct.unpack_from("<I", code, at + 4)[0],
+            struct.unpack_from("<I", code, at + 12)[0],
+        )
+        if code[at + 1] >> 4 == 1:
+            struct.pack_into("<I", changed, at + 4, fds[low])
+        elif high == _CONSTANT:
+            struct.pack_into("<I", changed, at + 4, told[low] & 0xFFFFFFFF)
+            struct.pack_into("<I", changed, at + 12, told[low] >> 32)
+    return bytes(changed)
+
+
+def _object(backend: str) -> Object:
+    name = f"{backend}-{_checksum(backend)}"
+    found = objectcache.find(name)
+    if found is None:
+        found = _compiled(backend)
+        objectcache.keep(name, found)
+    return found
+
+
+def _checksum(backend: str) -> str:
+    """Of all that an object comes from."""
+    digest = hashlib.blake2b(digest_size=16)
+    here = Path(__file__).parent
+    files = [Path(VMLINUX), Path(OVERLAY), *(here / name for name in _SOURCES)]
+    files += [*sorted(PROBES.rglob("*.[ch]")), *sorted(SHIM.rglob("*.h"))]
+    for path in files:
+        try:
+            raw = path.read_bytes()
+        except OSError:
+            raw = b""  # the module, where it is none; whatever else lacks is told later
+        digest.update(len(raw).to_bytes(8, "little") + raw)
+    digest.update(f"{backend} {os.sysconf('SC_PAGE_SIZE')}".encode())
+    return digest.hexdigest()
+
+
+def _compiled(backend: str) -> Object:
+    btf = Btf()
+    text = _source(btf, backend)
+    maps, code = compile_text(text, PROBES)
+    hooks = TASKS + (TRACEPOINTS if backend == "tracepoint" else FUNCTIONS)
+    names = {target for hook in hooks for target in hook.targets}
+    targets = {name: 0 for name in names if btf.has_tracepoint(name)}
+    targets |= btf.functions(names)
+    return Object(maps, code, targets, btf.module_from)
+
+
+def _source(btf: Btf, backend: str) -> str:
     fields = dict(_FIELDS)
     defines: dict[str, int | str] = {
-        "RING_PAGES": RING_BYTES // os.sysconf("SC_PAGE_SIZE"),
         "OVL_LAYER_SIZE": btf.size("ovl_layer"),
-        "OWN_PID": os.getpid(),
     }
+    if backend == "kprobe":
+        defines["KPROBES"] = 1
     # Moved out of d_u in a 7.x kernel.
     alias = "d_u.d_alias.next" if btf.has_member("dentry", "d_u.d_alias.next") else "d_alias.next"
     fields["dentry"] = (*fields["dentry"], alias)
     defines["DENTRY_ALIAS"] = alias.replace(".", "_")
+    # Moved from the dentry's private data to the inode in 6.5 (163db0da3515).
+    if btf.has_member("ovl_inode", "oe"):
+        fields["ovl_inode"] = (*fields["ovl_inode"], "oe")
+        defines["ENTRY_IN_INODE"] = 1
+    number = "__numlower" if btf.has_member("ovl_entry", "__numlower") else "numlower"
+    defines["NUMLOWER"] = number
+    fields["ovl_entry"] = (number, *(["flags"] if btf.has_member("ovl_entry", "flags") else []))
+    defines["MKDIR_GIVES_DENTRY"] = int(btf.returns_pointer("ovl_mkdir"))  # 6.15
     # Kernels without task I/O accounting (CONFIG_TASK_IO_ACCOUNTING) lack it.
     if btf.has_member("task_struct", "ioac.write_bytes"):
         fields["task_struct"] = (*fields["task_struct"], "ioac.write_bytes")
         defines["HAVE_IOAC"] = 1
-    if filters.devices:
-        defines["FILTER_MOUNTS"] = 1
-    if filters.pids:
-        defines["FILTER_TREE"] = 1
-    if filters.cgroup:
-        defines["FILTER_CGROUP"] = 1
-    tests = " || ".join(f"(at >= {low:#x}ULL && at < {high:#x}ULL)" for low, high in ranges)
     return "\n".join(
         [
             "#include <linux/types.h>",
             *(f"#define {name} {value}" for name, value in defines.items()),
             struct_header(btf, fields),
-            f"static __always_inline int in_copyup_code(u64 at) {{ return {tests}; }}",
-            *((PROBES / f"{part}.c").read_text() for part in _PARTS),
+            *((PROBES / f"{part}.c").read_text() for part in _PARTS[backend]),
         ]
-    )
-
-
-def _attach(bcc: Any, bpf: Any, hooks: Mapping[str, str]) -> frozenset[str]:
-    done = set()
-    for tracepoint, name in hooks.items():
-        bpf.load_func(f"on_{name}".encode(), bcc.BPF.RAW_TRACEPOINT)  # bcc loads each function once
-        try:
-            bpf.attach_raw_tracepoint(tp=tracepoint.encode(), fn_name=f"on_{name}".encode())
-        except Exception:
-            if tracepoint in _REQUIRED:
-                raise
-            continue
-        done.add(tracepoint)
-    return frozenset(done)
-
-
-def _refusal(error: Exception, messages: str) -> EnvironmentLacks:
-    text = f"{error} {messages}"
-    # bcc says so in words only; root may be refused, too (containers, lockdown).
-    if "Operation not permitted" in text:
-        return NoPrivilege(
-            "the kernel does not permit loading BPF programs",
-            hint="trace as root, or with CAP_BPF, CAP_PERFMON and CAP_SYSLOG; "
-            "in a container, from the host",
-        )
-    last = (messages.strip().splitlines() or [str(error)])[-1]
-    return NoBpf(
-        f"the kernel does not take the tracing probes: {error} ({last})",
-        hint="it needs BPF with ring buffers (5.8) and bpf_task_pt_regs (5.15); "
-        "`fallthru trace doctor` tries each part",
     )

@@ -11,23 +11,29 @@ import numpy.typing as npt
 
 __all__ = [
     "F_CLONED",
+    "F_COPIED",
     "F_DATA_ONLY",
+    "F_EXACT",
+    "F_FAILED",
     "F_METACOPY",
+    "F_UNSEEN",
     "PATH_IN_RECORD",
     "RECORD_SIZE",
     "SPAN",
     "Batch",
+    "Change",
     "MountRecord",
     "has_mounts",
     "split",
 ]
 
 RECORD_SIZE = 512
-PATH_IN_RECORD = 360
+PATH_IN_RECORD = 320
 _CHUNK = 480
 
 REC_SPAN, REC_PATH, REC_MOUNT, REC_ATTACH = 1, 2, 3, 4
-F_DATA_ONLY, F_CLONED, F_METACOPY = 2, 4, 16
+F_DATA_ONLY, F_CLONED, F_METACOPY, F_UNSEEN = 2, 4, 16, 32
+F_EXACT, F_COPIED, F_FAILED = 64, 128, 256
 
 SPAN = np.dtype(
     [
@@ -44,6 +50,13 @@ SPAN = np.dtype(
         ("blocks", "u8"),
         ("dirtied", "u8"),
         ("cgroup", "u8"),
+        ("parent", "u8"),
+        ("call_flags", "u8"),
+        ("entries", "u8"),
+        ("what", "u4"),
+        ("outcome", "u4"),
+        ("stack", "i4"),
+        ("layers", "u4"),
         ("mount", "u4"),
         ("tid", "u4"),
         ("pid", "u4"),
@@ -69,7 +82,17 @@ _PATH = np.dtype(
         ("path", f"V{_CHUNK}"),
     ]
 )
-_ATTACH = np.dtype([("kind", "u4"), ("pid", "u4"), ("rest", "V504")])
+_ATTACH = np.dtype(
+    [
+        ("kind", "u4"),
+        ("pid", "u4"),
+        ("when", "u8"),
+        ("mount", "u4"),
+        ("pad", "u4"),
+        ("rest", "V488"),
+    ]
+)
+_NO_MOUNT = 0xFFFFFFFF
 _MOUNT = np.dtype(
     [
         ("kind", "u4"),
@@ -79,32 +102,47 @@ _MOUNT = np.dtype(
         ("metacopy", "u4"),
         ("pid", "u4"),
         ("layers", "u4"),
-        ("pad", "u4"),
+        ("fresh", "u4"),
         ("names", "S16", 8),
-        ("rest", "V352"),
+        ("when", "u8"),
+        ("rest", "V344"),
     ]
 )
 
 
 @dataclass(frozen=True)
 class MountRecord:
-    """A union as the kernel knows it: its number in the spans, its device, its layers."""
+    """A union as the kernel knows it: its number in the spans, its device, its layers.
+
+    ``mounted`` is when (CLOCK_MONOTONIC, ns), if that was seen.
+    """
 
     number: int
     dev: tuple[int, int]
     pid: int
     metacopy: bool
     layers: tuple[str, ...]  # file system types, top first
+    mounted: int | None = None
+
+
+@dataclass(frozen=True)
+class Change:
+    """``pid`` attached, changed or detached a mount at ``when`` (CLOCK_MONOTONIC, ns); it may
+    have been the end of the union ``gone``."""
+
+    pid: int
+    when: int
+    gone: int | None
 
 
 @dataclass(frozen=True)
 class Batch:
-    """What one reading of the ring gave.  ``attached``: processes that attached a mount."""
+    """What one reading of the ring gave."""
 
     spans: npt.NDArray[np.void]
     long_paths: Mapping[int, bytes]
     mounts: tuple[MountRecord, ...]
-    attached: frozenset[int]
+    changes: tuple[Change, ...]
 
 
 def has_mounts(raw: bytes) -> bool:
@@ -118,17 +156,21 @@ def split(raw: bytes) -> Batch:
     kinds = every["kind"]
     chunks: dict[int, list[tuple[int, bytes]]] = defaultdict(list)
     mounts: list[MountRecord] = []
-    attached: list[int] = []
+    changes: list[Change] = []
     if (kinds != REC_SPAN).any():
         for row in np.frombuffer(raw, _PATH)[kinds == REC_PATH]:
             part = row["path"].tobytes()[: min(int(row["length"]), _CHUNK)]
             chunks[int(row["id"])].append((int(row["number"]), part))
         for row in np.frombuffer(raw, _MOUNT)[kinds == REC_MOUNT]:
             mounts.append(_mount(row))
-        attached = np.frombuffer(raw, _ATTACH)["pid"][kinds == REC_ATTACH].tolist()
+        for row in np.frombuffer(raw, _ATTACH)[kinds == REC_ATTACH]:
+            gone = int(row["mount"])
+            changes.append(
+                Change(int(row["pid"]), int(row["when"]), None if gone == _NO_MOUNT else gone)
+            )
     # Pieces come in order; one that was lost leaves a path that is too short, seen later.
     long_paths = {ident: b"".join(part for _, part in parts) for ident, parts in chunks.items()}
-    return Batch(every[kinds == REC_SPAN], long_paths, tuple(mounts), frozenset(attached))
+    return Batch(every[kinds == REC_SPAN], long_paths, tuple(mounts), tuple(changes))
 
 
 def _mount(row: np.void) -> MountRecord:
@@ -140,6 +182,7 @@ def _mount(row: np.void) -> MountRecord:
         pid=int(row["pid"]),
         metacopy=bool(row["metacopy"]),
         layers=tuple(name for name in names[: int(row["layers"])] if name),
+        mounted=int(row["when"]) if row["fresh"] else None,
     )
 
 

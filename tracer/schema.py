@@ -13,6 +13,8 @@ from typing import Any
 
 import pyarrow as pa
 
+from tracer.kinds import KINDS
+
 __all__ = [
     "FTYPES",
     "HOWS",
@@ -27,9 +29,8 @@ __all__ = [
 ]
 
 #: Raised by one when a column changes meaning or goes; new nullable columns don't raise it.
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 
-KINDS = ("copyup", "lookup", "readdir", "open", "rename", "unlink", "rmdir", "mkdir", "setattr")
 FTYPES = ("file", "dir", "symlink", "char", "block", "fifo", "socket")
 #: How a copyup's data got to the top.  ``copy``: bytes were moved; ``reflink``: the file
 #: system shared the extents; ``metacopy``: only metadata went up, data stays on the
@@ -59,16 +60,24 @@ SCHEMA = pa.schema(
         _column("uid", pa.uint32()),
         _column("comm", _category),
         _column("cgroup", _category, null=True),  # path below the cgroup2 root
+        _column("container", _category, null=True),  # that the cgroup is, by name or short id
         _column("op", _category),  # the system call that caused it
+        _column("flags", _category, null=True),  # that call's, if it opens or renames
         _column("path", pa.string(), null=True),  # inside the union, from its root: /etc/passwd
-        _column("ftype", _category),
+        _column("ftype", _category, null=True),  # null: nothing has the name
         _column("size", pa.int64()),  # bytes, of the file when the span ended
         _column("bytes", pa.int64(), null=True),  # bytes of data moved to the top
         _column("how", _category, null=True),
         *(_column(phase, _ns, null=True) for phase in PHASES),
-        _column("errno", pa.int32()),  # 0, or the positive errno of the system call
+        _column("errno", pa.int32()),  # 0, or the positive errno it failed with
         _column("mount", _category, null=True),  # the union's mount point
         _column("backend", _category),
+        _column("id", pa.int64(), null=True),  # one in the run
+        _column("parent", pa.int64(), null=True),  # id of the span this one was needed by
+        _column("outcome", _category, null=True),  # of what is no copyup: tracer.kinds.OUTCOMES
+        _column("layers", pa.int64(), null=True),  # that were asked
+        _column("entries", pa.int64(), null=True),  # of a directory, that were given
+        _column("stack", _category, null=True),  # the caller's, outermost function first: a;b;c
     ]
 )
 
@@ -82,6 +91,8 @@ class RunMetadata:
     ``lost`` counts events the kernel could not deliver; ``unmatched`` counts copyups
     seen but given up because their span never became complete.  ``removed`` counts spans of
     parts that rotation has removed.  ``runs`` lists the runs that a merged trace came from.
+    ``latencies`` are histograms of what has no rows (:func:`tracer.latencies.described`),
+    ``unseen`` the kinds that the backend cannot see at all.
     """
 
     kernel: str
@@ -98,6 +109,8 @@ class RunMetadata:
     unmatched: int = 0
     removed: int = 0
     runs: list[dict[str, Any]] = field(default_factory=list)
+    latencies: list[dict[str, Any]] = field(default_factory=list)
+    unseen: list[str] = field(default_factory=list)
     tool: str = "fallthru"
     tool_version: str = ""
     version: int = SCHEMA_VERSION

@@ -17,9 +17,10 @@ from typing import TYPE_CHECKING, Any
 from overlay import __version__
 from overlay.errors import UsageError
 from overlay.text import printable
-from tracer.backend import Backend, Tracepoints, clock_offset
+from tracer.backend import Backend, clock_offset, open_backend
 from tracer.footprint import drop_compiler
-from tracer.program import Filters
+from tracer.latencies import described
+from tracer.program import Filters, Options
 from tracer.selection import Selection
 from tracer.unions import Cgroups, Unions, cgroup_root, union_devices
 
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
 
     from tracer.records import Batch
     from tracer.schema import RunMetadata
+    from tracer.stacks import Stacks
 
 # numpy and pyarrow are imported where they are used: they take as long as loading the
 # probes does, and by then these are at work.
@@ -68,6 +70,9 @@ class Session:
     mounted meanwhile), ``mount``: one such path; ``pids``: processes, with all their
     descendants; ``cgroup``: a cgroup2 directory, with all below it; ``selection``: what is
     kept of the spans that the kernel delivers.  All conditions given must hold.
+    ``backend``: one of :data:`tracer.hooks.BACKENDS` (default: the best that works here);
+    ``stacks``: note who called in user space; ``rows``: kinds besides copyups of which each
+    is wanted, not only the sum.
 
     Raises :class:`~overlay.errors.UsageError` for a mount or cgroup that is none, and
     on entering the errors of :func:`tracer.program.build`.
@@ -82,13 +87,19 @@ class Session:
         mount: StrPath | None = None,
         selection: Selection | None = None,
         command: Sequence[str] = (),
+        backend: str | None = None,
+        stacks: bool = False,
+        rows: Sequence[str] = (),
     ) -> None:
         self._mounts = [os.fspath(one) for one in (*mounts, *([mount] if mount else []))]
         self._pids = list(pids)
         self._cgroup = cgroup
         self._selection = selection or Selection()
         self._command = list(command)
+        self._wish = backend
+        self._options = Options(stacks=stacks, rows=tuple(rows))
         self._backend: Backend | None = None
+        self._stacks: Stacks | None = None
         self._raw: list[bytes] = []
         self._tables: list[pa.Table] = []
         self._lock = threading.Lock()
@@ -117,7 +128,7 @@ class Session:
             pids=tuple(one for pid in self._pids for one in descendants(pid)),
             cgroup=self._cgroup_directory(),
         )
-        self._backend = Tracepoints(filters)
+        self._backend = open_backend(self._wish, filters, self._options)
         drop_compiler()
         # Those that were begotten while the probes were being loaded.
         for pid in self._pids:
@@ -125,8 +136,13 @@ class Session:
                 self._backend.add_pid(one)
         self._started_ns = time.time_ns()
         self._offset = clock_offset()
-        self._unions = Unions()
+        everybody = not self._pids and not self._cgroup
+        self._unions = Unions(self._offset, all_lives=everybody)
         self._cgroups = Cgroups()
+        if self._options.stacks:
+            from tracer.stacks import Stacks
+
+            self._stacks = Stacks(self._backend.stacks())
         self._fetch()
         self._thread = threading.Thread(target=self._run, name="fallthru-trace", daemon=True)
         self._thread.start()
@@ -162,10 +178,15 @@ class Session:
             if not raw:
                 return
             self._raw.append(raw)
+            if self._stacks:
+                spans = split(raw).spans
+                self._stacks.learn(
+                    set(zip(spans["stack"].tolist(), spans["pid"].tolist(), strict=True))
+                )
             # A union, or whoever mounted it, may be gone soon: names are looked up at once.
             if has_mounts(raw):
                 news = split(raw)
-                self._unions.learn(news.mounts, news.attached)
+                self._unions.learn(news.mounts, news.changes)
 
     def stop(self) -> None:
         """Stop tracing; what was seen stays available.  Idempotent."""
@@ -213,6 +234,7 @@ class Session:
             backend=self._backend.name,
             mount_name=self._unions.name,
             cgroup_name=self._cgroups.name,
+            stack_name=self._stacks.name if self._stacks else None,
         )
         table = self._selection.apply(table)
         self._spans += table.num_rows
@@ -269,6 +291,8 @@ class Session:
             command=self._command,
             filters={key: value for key, value in filters.items() if value},
             mounts=self._unions.metadata(),
+            latencies=described(self._backend.latencies(), self._unions.name),
+            unseen=list(self._backend.unseen),
             spans=self._spans,
             lost=self.lost,
             unmatched=self.unmatched,

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from overlay import mountinfo
@@ -18,7 +18,7 @@ from overlay.mountinfo import MountEntry
 from overlay.text import printable
 
 if TYPE_CHECKING:
-    from tracer.records import MountRecord
+    from tracer.records import Change, MountRecord
 
 __all__ = ["Cgroups", "Unions", "cgroup_root", "device_of", "union_devices"]
 
@@ -74,27 +74,61 @@ class Unions:
     once the union is gone.  A union announces itself before it is attached anywhere; so
     whatever mountinfo showed belongs to the newest union with its number once the
     announcements up to then have been learnt: call :meth:`learn` after :meth:`look_for`,
-    and ask for names then.
+    and ask for names then.  ``all_lives``: unions that came, changed or went are of interest
+    also where nothing traced happened in them.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, clock_offset: int = 0, *, all_lives: bool = True) -> None:
+        self._all_lives = all_lives
+        self._clock_offset = clock_offset
         self._records: dict[int, MountRecord] = {}
+        self._gone: dict[int, int] = {}
+        self._remounts: dict[int, list[tuple[int, MountEntry]]] = {}
         self._by_device: dict[tuple[int, int], list[int]] = {}
         self._found: dict[int, MountEntry] = {}
         self._used: set[int] = set()
         self._tried: dict[int, float] = {}
 
-    def learn(self, records: Iterable[MountRecord], attached: Iterable[int] = ()) -> None:
-        """Note unions as they appear, and see where those are that have no name yet.
-
-        ``attached``: processes that have just attached something to their namespace.
-        """
-        makers = [os.getpid(), *attached]
+    def learn(self, records: Iterable[MountRecord], changes: Sequence[Change] = ()) -> None:
+        """Note unions as they appear, change and go, and where those are that have no name yet."""
+        makers = [os.getpid(), *{change.pid for change in changes}]
         for record in records:
             self._records[record.number] = record
             self._by_device.setdefault(record.dev, []).append(record.number)
             makers.append(record.pid)
         self._resolve(self._records, makers)
+        if changes:
+            self._follow(changes)
+
+    def _follow(self, changes: Sequence[Change]) -> None:
+        """Which of the unions that were found have other options now, or are no more."""
+        for change in changes:
+            if change.gone is not None:
+                self._gone.setdefault(change.gone, change.when)
+        missing = {
+            entry.dev: number
+            for number, entry in self._found.items()
+            if number not in self._gone and self._by_device[entry.dev][-1] == number
+        }
+        makers = [change.pid for change in changes]
+        for pid in _namespaces(makers) if missing else ():
+            try:
+                entries = mountinfo.read(pid)
+            except OSError:
+                continue
+            for entry in entries:
+                if entry.fstype == "overlay" and entry.dev in missing:
+                    self._compare(missing.pop(entry.dev), entry)
+            if not missing:
+                return
+        # What mountinfo shows is as of now, and newer than the change that made us look.
+        self._gone.update(dict.fromkeys(missing.values(), time.monotonic_ns()))
+
+    def _compare(self, number: int, entry: MountEntry) -> None:
+        remounts = self._remounts.get(number, [])
+        before = remounts[-1][1] if remounts else self._found[number]
+        if entry.mount_point == before.mount_point and _options(entry) != _options(before):
+            self._remounts[number] = [*remounts, (time.monotonic_ns(), entry)]
 
     def look_for(self, numbers: Iterable[int]) -> None:
         """Search all mount namespaces for those of ``numbers`` that have no name yet."""
@@ -141,19 +175,37 @@ class Unions:
         self._found[number] = entry
 
     def metadata(self) -> dict[str, dict[str, Any]]:
-        """For the trace: options and layers of the unions that were named, by mount point."""
+        """For the trace: the unions that spans belong to, or that came, changed or went
+        meanwhile: options, layers and times by mount point."""
         described = {}
-        for number in sorted(self._used & self._found.keys()):
+        came = {number for number, one in self._records.items() if one.mounted is not None}
+        told = set(self._used)
+        if self._all_lives:
+            told |= came | self._gone.keys() | self._remounts.keys()
+        for number in sorted(told & self._found.keys()):
             entry, record = self._found[number], self._records[number]
-            options = ",".join(
-                f"{key}={value}" if value else key for key, value in entry.super_options
-            )
-            described[printable(entry.mount_point)] = {
-                "options": printable(options),
+            one: dict[str, Any] = {
+                "options": _options(entry),
                 "top": record.layers[0] if record.layers else None,
                 "bottoms": list(record.layers[1:]),
             }
+            if record.mounted is not None:
+                one["mounted_ns"] = record.mounted + self._clock_offset
+            if number in self._gone:
+                one["unmounted_ns"] = self._gone[number] + self._clock_offset
+            if self._remounts.get(number):
+                one["remounted"] = [
+                    {"ns": when + self._clock_offset, "options": _options(entry)}
+                    for when, entry in self._remounts[number]
+                ]
+            described[printable(entry.mount_point)] = one
         return described
+
+
+def _options(entry: MountEntry) -> str:
+    """The options of the union, which a remount changes."""
+    pairs = (f"{key}={value}" if value else key for key, value in entry.super_options)
+    return printable(",".join(pairs))
 
 
 def cgroup_root() -> str | None:

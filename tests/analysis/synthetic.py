@@ -139,7 +139,7 @@ def write(
     """Write ``made`` as ``parts`` parts; returns their paths."""
     count = len(made["ts"])
     schema = schema_with(metadata(**{"spans": count} | (changes or {})))
-    arrays = [_array(made[item.name], item.type) for item in schema]
+    arrays = [_array(made.get(item.name, [None] * count), item.type) for item in schema]
     table = pa.table(arrays, schema=schema)
     os.makedirs(directory, exist_ok=True)
     paths = []

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from overlay.errors import EnvironmentLacks
-from tracer.backend import Tracepoints
+from tracer.backend import open_backend
 from tracer.program import Filters
 
 
@@ -13,7 +13,7 @@ from tracer.program import Filters
 def _works() -> str | None:
     """None where tracing works, else what is missing."""
     try:
-        Tracepoints(Filters()).close()
+        open_backend(None, Filters()).close()
     except EnvironmentLacks as error:
         return str(error)
     return None

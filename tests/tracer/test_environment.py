@@ -148,7 +148,7 @@ def test_without_capabilities(tracing: None) -> None:
     assert done.returncode == 2, "what is wrong with the request comes first"
     probe = (
         "from tracer.program import *\n"
-        "try: build(Filters())\n"
+        "try: build('tracepoint', Filters())\n"
         "except Exception as error: print(type(error).__name__)"
     )
     done = subprocess.run(
@@ -161,5 +161,9 @@ def test_without_capabilities(tracing: None) -> None:
 
 def test_probes_are_package_data() -> None:
     """All that is compiled lies beside the package."""
-    assert all((program.PROBES / f"{part}.c").exists() for part in program._PARTS)
+    assert all(
+        (program.PROBES / f"{part}.c").exists()
+        for parts in program._PARTS.values()
+        for part in parts
+    )
     assert (SHIM / "include/linux/kconfig.h").exists()

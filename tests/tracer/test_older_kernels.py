@@ -13,6 +13,7 @@ from tests.fsimages import loop_filesystem
 from tests.rawoverlay import overlay
 from tests.tracer.running import Seen, rows, seen
 from tests.tracer.test_copyups import make_every_type, places, union
+from tracer.hooks import TRACEPOINTS
 from tracer.session import Session
 
 NEW = ("inode_set_ctime_to_ts", "ctime_ns_xchg", "ctime_xchg_skip", "cap_capable")
@@ -20,8 +21,8 @@ NEW = ("inode_set_ctime_to_ts", "ctime_ns_xchg", "ctime_xchg_skip", "cap_capable
 
 @pytest.fixture(autouse=True)
 def older_kernel(tracing: None, monkeypatch: pytest.MonkeyPatch) -> None:
-    optional = {k: v for k, v in tracer.program._OPTIONAL.items() if k not in NEW}
-    monkeypatch.setattr(tracer.program, "_OPTIONAL", optional)
+    old = tuple(hook for hook in TRACEPOINTS if hook.targets[0] not in NEW)
+    monkeypatch.setattr(tracer.program, "TRACEPOINTS", old)
 
 
 @pytest.mark.parametrize(
@@ -75,3 +76,15 @@ def test_ext4() -> None:
     got = Counter((row["path"], row["ftype"]) for row in rows(table))
     assert got == expected
     assert {row["op"] for row in rows(table)} == {"lchown"}
+
+
+def test_data_for_a_stub(layers: Layers) -> None:
+    """Nothing tells when its copying ends: the span lasts until the call does."""
+    (layers.bottom / "f").write_bytes(b"x" * 4097)
+    with union(layers, metacopy="on", redirect_dir="on") as mnt, Session(mounts=[mnt]) as session:
+        os.chmod(mnt / "f", 0o600)
+        os.close(os.open(mnt / "f", os.O_WRONLY))
+    stub, data = rows(session.table().sort_by("ts"))
+    assert (stub["how"], data["how"], data["bytes"]) == ("metacopy", "copy", 4097)
+    assert data["dur"] > 0
+    assert {data[phase] for phase in ("create", "data", "sync", "meta", "link")} == {None}

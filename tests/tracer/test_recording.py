@@ -71,7 +71,7 @@ def test_record_a_command(mnt: Path, tmp_path: Path) -> None:
     command = ["sh", "-c", 'for f in "$1"/f*; do chmod 600 "$f"; done; exit 7', "sh", str(mnt)]
     done = fallthru("trace", "record", "-o", tmp_path / "t", "--", *command)
     assert done.returncode == 7, done.stderr
-    assert f"{FILES} copyups" in done.stderr
+    assert f"{FILES} spans" in done.stderr
     shown = show(tmp_path / "t")
     got = sorted((span["path"], span["bytes"], span["comm"]) for span in shown["spans"])
     assert got == sorted((f"/f{n}", n, "chmod") for n in range(FILES))
@@ -175,9 +175,9 @@ def test_lost_records_are_counted(mnt: Path, monkeypatch: pytest.MonkeyPatch) ->
     import tracer.program
     from tracer import backend
 
-    monkeypatch.setattr(tracer.program, "RING_BYTES", 4096)
-    monkeypatch.setattr(backend, "RING_BYTES", 4096)
-    traced = backend.Tracepoints(tracer.program.Filters(devices=(device(mnt),)))
+    monkeypatch.setattr(tracer.program, "RING_BYTES", 8192)
+    monkeypatch.setattr(backend, "RING_BYTES", 8192)
+    traced = backend.Probes("tracepoint", tracer.program.Filters(devices=(device(mnt),)))
     try:
         for number in range(FILES):
             os.chmod(mnt / f"f{number}", 0o600)

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from overlay.cli.quantities import duration
+from tracer.hooks import BACKENDS
+from tracer.kinds import KINDS
 
 if TYPE_CHECKING:
     from tracer.selection import Selection
@@ -55,6 +57,19 @@ _RECORDING = [
     ),
     click.option("--cgroup", metavar="C", help="Only this cgroup2 directory and those below it."),
     *_COMMON,
+    click.option(
+        "--backend",
+        type=click.Choice(BACKENDS),
+        help="How to look into the kernel.  Default: the first of these that works here.",
+    ),
+    click.option(
+        "--rows",
+        multiple=True,
+        type=click.Choice(KINDS[1:]),
+        help="A row for each of these, not only histograms; may be repeated.",
+    ),
+    click.option("--lookups", is_flag=True, help="The same as --rows lookup."),
+    click.option("--stacks", is_flag=True, help="Note the functions that made the call, too."),
 ]
 _SELECTION = [
     click.option("--kind", "kinds", multiple=True, metavar="K", help="Only copyup, lookup, …"),
@@ -116,4 +131,13 @@ def make_session(
 
     pids = values["pids"] or (() if values["cgroup"] else watched)
     kept = Selection(uids=values["uids"], under=values["under"], min_ns=values["min_ns"] or 0)
-    return Session(values["mounts"], pids, values["cgroup"], selection=kept, command=command)
+    return Session(
+        values["mounts"],
+        pids,
+        values["cgroup"],
+        selection=kept,
+        command=command,
+        backend=values["backend"],
+        rows=(*values["rows"], *(["lookup"] if values["lookups"] else ())),
+        stacks=values["stacks"],
+    )

@@ -125,7 +125,7 @@ def _tell(outcome: Outcome, output: str | None) -> None:
 
     metadata = outcome.metadata
     where = f" in {printable(output)}" if output is not None else " seen"
-    click.echo(f"fallthru: {metadata.spans - outcome.unsaved} copyups{where}", err=True)
+    click.echo(f"fallthru: {metadata.spans - outcome.unsaved} spans{where}", err=True)
     if outcome.unsaved:
         click.echo(f"  {outcome.unsaved} more were seen and could not be stored", err=True)
     if metadata.lost:

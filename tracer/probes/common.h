@@ -21,6 +21,13 @@
 #define IS_REG(mode) (((mode) & S_IFMT) == S_IFREG)
 #define IS_DIR(mode) (((mode) & S_IFMT) == S_IFDIR)
 
+#define READ_REG(REGS, NAME)                                                                     \
+    ({                                                                                           \
+        u64 reg_ = 0;                                                                            \
+        bpf_probe_read_kernel(&reg_, 8, (void *)(REGS) + __builtin_offsetof(struct pt_regs, NAME)); \
+        reg_;                                                                                    \
+    })
+
 /* The number of the system call that saved these registers. */
 #if defined(__x86_64__)
 #define SYSCALL_NR(REGS)                                                                         \
@@ -30,6 +37,13 @@
         (u32) nr_;                                                                               \
     })
 #define NR_MOUNT 165
+#define NR_UMOUNT 166
+#define NR_OPEN 2
+#define NR_OPENAT 257
+#define NR_RENAMEAT2 316
+#define SYSCALL_ARG1(REGS) READ_REG(REGS, si)
+#define SYSCALL_ARG2(REGS) READ_REG(REGS, dx)
+#define SYSCALL_ARG4(REGS) READ_REG(REGS, r8)
 #else
 #define SYSCALL_NR(REGS)                                                                         \
     ({                                                                                           \
@@ -38,14 +52,23 @@
         nr_;                                                                                     \
     })
 #define NR_MOUNT 40
+#define NR_UMOUNT 39
+#define NR_OPEN 0xffff /* only by openat() */
+#define NR_OPENAT 56
+#define NR_RENAMEAT2 276
+#define SYSCALL_ARG1(REGS) READ_REG(REGS, regs[1])
+#define SYSCALL_ARG2(REGS) READ_REG(REGS, regs[2])
+#define SYSCALL_ARG4(REGS) READ_REG(REGS, regs[4])
 #endif
 #define NR_FSOPEN 430
 #define NR_FSCONFIG 431
 #define NR_MOVE_MOUNT 429
+#define NR_OPENAT2 437
+#define FSCONFIG_CMD_RECONFIGURE 7
 
 /* Every record has this size, so that user space decodes a whole batch as one array. */
 #define RECORD_SIZE 512
-#define PATH_IN_RECORD 360
+#define PATH_IN_RECORD 320
 #define CHUNK_BYTES 480
 
 enum record_kind { REC_SPAN = 1, REC_PATH = 2, REC_MOUNT = 3, REC_ATTACH = 4 };
@@ -56,8 +79,15 @@ enum span_flags {
     F_CLONED = 4,     /* the file system said that it shared extents */
     F_LONG_PATH = 8,  /* the rest of the path is in REC_PATH records */
     F_METACOPY = 16,  /* the union is mounted with metacopy=on */
-    F_UNSEEN = 32,    /* begun without a look at the stack: real if it comes to an end */
+    F_UNSEEN = 32,    /* begun without a look at the stack: real if it comes to an end; of data
+                       * for a stub: the end was not seen */
+    F_EXACT = 64,     /* `dirtied` is what was copied, F_CLONED and F_COPIED are all there is */
+    F_COPIED = 128,   /* data was copied, or there was none but holes */
+    F_FAILED = 256,   /* `ret` is the copyup's own */
 };
+
+/* Mirrored by KINDS in tracer/kinds.py. */
+enum span_kind { K_COPYUP, K_LOOKUP, K_READDIR, K_OPEN, K_RENAME, K_UNLINK, K_RMDIR, K_MKDIR, K_SETATTR };
 
 /* Times are CLOCK_MONOTONIC ns.  Mirrored by SPAN in tracer/records.py. */
 struct span_record {
@@ -74,6 +104,13 @@ struct span_record {
     u64 blocks;      /* 512-byte units, as stat has it */
     u64 dirtied;     /* bytes of page cache this task dirtied meanwhile */
     u64 cgroup;
+    u64 parent;      /* the span that this one was a part of; 0: none */
+    u64 call_flags;  /* of open and rename calls */
+    u64 entries;     /* of a directory that was read; ~0: unknown */
+    u32 what;        /* enum span_kind */
+    u32 outcome;     /* enum outcome */
+    s32 stack;       /* of the caller, in the map `stacks`; negative: none */
+    u32 layers;      /* that were asked; ~0: unknown */
     u32 mount;       /* number of the union, from its REC_MOUNT */
     u32 tid;
     u32 pid;
@@ -97,11 +134,14 @@ struct path_record {
     char path[CHUNK_BYTES];
 };
 
-/* Somebody attached a mount: now is the time to look where unions are mounted. */
+/* Somebody attached, changed or detached a mount: now is the time to look where unions are. */
 struct attach_record {
     u32 kind;
     u32 pid;
-    char rest[RECORD_SIZE - 8];
+    u64 when;
+    u32 mount; /* the union that is no more, ~0: perhaps none */
+    u32 pad;
+    char rest[RECORD_SIZE - 24];
 };
 
 #define LAYER_NAMES 8
@@ -113,7 +153,8 @@ struct mount_record {
     u32 metacopy;
     u32 pid;        /* whose system call made it */
     u32 layers;     /* top included */
-    u32 pad;
+    u32 fresh;      /* it was mounted just now */
     char names[LAYER_NAMES][16]; /* file system types of the layers, top first */
-    char rest[RECORD_SIZE - 32 - LAYER_NAMES * 16];
+    u64 when;
+    char rest[RECORD_SIZE - 40 - LAYER_NAMES * 16];
 };

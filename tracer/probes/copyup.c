@@ -1,5 +1,11 @@
 /* One copyup, from the first sign of the new inode until it has its place. */
 
+static __always_inline int in_copyup_code(u64 at)
+{
+#define IN_RANGE(N) (at >= CONSTANT(C_RANGES + 2 * (N)) && at < CONSTANT(C_RANGES + 2 * (N) + 1))
+    return IN_RANGE(0) || IN_RANGE(1) || IN_RANGE(2) || IN_RANGE(3) || IN_RANGE(4) || IN_RANGE(5);
+}
+
 static __always_inline int frames_copy_up(struct scratch *buf, int first, int got)
 {
     NO_UNROLL
@@ -26,12 +32,6 @@ static __always_inline int copying_up(void *ctx)
         return 0;
     got = bpf_get_stack(ctx, buf->stack, MAX_FRAMES * 8, 0);
     return frames_copy_up(buf, NEAR_FRAMES, got);
-}
-
-static __always_inline void send(struct span *s)
-{
-    if (ring.ringbuf_output(&s->rec, sizeof(s->rec), BPF_RB_NO_WAKEUP))
-        count(ST_LOST);
 }
 
 static __always_inline u64 dirtied_now(u64 task)
@@ -90,36 +90,6 @@ static __always_inline void progress(struct span *s, u64 now, int dirty)
         s->last_inode = now;
 }
 
-static __always_inline int filtered_out(u32 pid)
-{
-#ifdef FILTER_TREE
-    if (!tree.lookup(&pid))
-        return 1;
-#endif
-#ifdef FILTER_CGROUP
-    if (cgroups.check_current_task(0) <= 0)
-        return 1;
-#endif
-    return 0;
-}
-
-/* io_uring's workers and kernel threads never leave a system call. */
-static __always_inline int is_worker(u32 nr)
-{
-    return nr == NR_IO_WORKER || nr == NR_KTHREAD;
-}
-
-static __always_inline u32 call_number(u64 task)
-{
-    u32 flags = READ(task_struct, task, flags);
-    if (flags & PF_IO_WORKER)
-        return NR_IO_WORKER;
-    if (flags & PF_KTHREAD)
-        return NR_KTHREAD;
-    void *regs = (void *)bpf_task_pt_regs(bpf_get_current_task_btf());
-    return SYSCALL_NR(regs);
-}
-
 static __always_inline int start(void *ctx, u64 task, u64 cred, struct mount *m, u64 inode, u64 now,
                                  int dirty)
 {
@@ -130,9 +100,8 @@ static __always_inline int start(void *ctx, u64 task, u64 cred, struct mount *m,
             return 0;
         flags |= F_DATA_ONLY;
     }
-    u64 ids = bpf_get_current_pid_tgid();
-    u32 tid = (u32)ids;
-    if (filtered_out(ids >> 32))
+    u32 tid = thread();
+    if (filtered_out())
         return 0;
     /* Unwinding the stack is half the cost of a small copyup's span, and one kind of
      * beginning needs no look at it: d_tmpfile(), called with the mounter's credentials.
@@ -152,10 +121,6 @@ static __always_inline int start(void *ctx, u64 task, u64 cred, struct mount *m,
         if (!finish(before, m, 0, now, task) && !is_worker(before->rec.nr))
             return 0; /* one thing at a time */
     }
-    if (before && before->rec.flags & F_DONE)
-        send(before);
-    else if (before)
-        count(ST_UNMATCHED);
     int k = 0;
     struct span *s = zero.lookup(&k);
     if (!s)
@@ -165,29 +130,22 @@ static __always_inline int start(void *ctx, u64 task, u64 cred, struct mount *m,
     s->last_inode = now;
     s->sync_start = 0;
     s->dirtied_base = dirtied_now(task);
-    s->rec.kind = REC_SPAN;
-    s->rec.id = next_number(ST_IDS);
-    s->rec.start = now;
+    describe(&s->rec, m, now);
+    if (before && before->rec.flags & F_DONE) {
+        if (IS_DIR(before->rec.mode))
+            before->rec.parent = s->rec.id;
+        send(before);
+    } else if (before) {
+        count(ST_UNMATCHED);
+    }
     u64 *hint = hints.lookup(&tid);
     if (hint && !(flags & F_DATA_ONLY))
         s->rec.start = *hint;
     s->rec.flags = flags;
     s->rec.create_end = dirty ? now : 0;
-    s->rec.data_end = s->rec.sync = s->rec.link_start = 0;
-    s->rec.end = now;
     s->rec.size = READ(inode, inode, i_size);
-    s->rec.blocks = s->rec.dirtied = 0;
-    s->rec.cgroup = bpf_get_current_cgroup_id();
-    s->rec.mount = m->number;
-    s->rec.tid = tid;
-    s->rec.pid = ids >> 32;
-    s->rec.uid = READ(cred, READ(task_struct, task, real_cred), uid);
-    s->rec.nr = call_number(task);
-    s->rec.ret = 0;
     s->rec.mode = mode;
-    s->rec.magic = m->magic;
-    s->rec.path_len = 0;
-    bpf_get_current_comm(s->rec.comm, sizeof(s->rec.comm));
+    s->rec.stack = caller_stack(ctx);
     if (spans.update(&tid, s))
         count(ST_LOST);
     return 0;

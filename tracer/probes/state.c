@@ -23,6 +23,20 @@
         OFF &= 2 * MAX_NAMES - 1;                                                                \
     } while (0)
 
+/* A program for raw tracepoints. */
+#define HOOK(NAME) int on_##NAME(struct bpf_raw_tracepoint_args *ctx)
+
+/* What a run is told.  Put in when the program is loaded (tracer/program.py), so that one
+ * compiled object serves every run, and the verifier drops what a constant rules out. */
+#define CONSTANT(N)                                                                              \
+    ({                                                                                           \
+        u64 constant_;                                                                           \
+        asm("%0 = %1 ll" : "=r"(constant_) : "i"(0x7fa1170000000000ULL | (N)));                  \
+        constant_;                                                                               \
+    })
+enum { C_OWN_PID, C_FILTERS, C_STACKS, C_ROWS, C_RANGES }; /* C_RANGES: and those that follow */
+enum { FILTER_MOUNTS = 1, FILTER_TREE = 2, FILTER_CGROUP = 4 };
+
 struct mount {
     u64 sb, ofs, cred, top_sb, root, workdir, work_inode;
     u32 dev, top_dev, magic, metacopy;
@@ -43,7 +57,7 @@ struct scratch {
     char names[2 * MAX_NAMES + 256]; /* any masked offset plus one name fits */
 };
 
-BPF_RINGBUF_OUTPUT(ring, RING_PAGES);
+BPF_RINGBUF_OUTPUT(ring, 1); /* larger: RING_BYTES of tracer/program.py */
 BPF_HASH(mounts, u64, struct mount, 16384);   /* by creator_cred; what is traced */
 BPF_HASH(known, u64, struct mount, 16384);    /* by superblock; whatever is there */
 BPF_HASH(wanted, u32, u8, 4096);              /* devices of the unions asked for */
@@ -54,9 +68,8 @@ BPF_PERCPU_ARRAY(zero, struct span, 1);
 BPF_PERCPU_ARRAY(buffers, struct scratch, 1);
 BPF_PERCPU_ARRAY(mount_zero, struct mount, 1);
 BPF_ARRAY(state, u64, 8);
-#ifdef FILTER_CGROUP
 BPF_CGROUP_ARRAY(cgroups, 1);
-#endif
+BPF_TABLE("stacktrace", int, struct bpf_stacktrace, stacks, 16384);
 
 enum { ST_LOST, ST_UNMATCHED, ST_FS_TYPE, ST_CURSOR, ST_MOUNTS, ST_IDS };
 

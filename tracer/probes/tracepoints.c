@@ -19,8 +19,6 @@
  * ovl_copy_up_workdir()).  The names between are then read: nothing can have moved yet.
  */
 
-#define HOOK(NAME) int on_##NAME(struct bpf_raw_tracepoint_args *ctx)
-
 /* writeback_mark_inode_dirty(inode, flags), inode_set_ctime_to_ts(inode, pointer),
  * ctime_ns_xchg(inode, old ns, …), ctime_xchg_skip(inode, pointer).  One function serves
  * all, as compiling and verifying it is most of the time that starting takes; the flags
@@ -80,13 +78,15 @@ HOOK(sys_exit)
     u32 nr = SYSCALL_NR(regs);
     u64 ids = bpf_get_current_pid_tgid();
     u32 tid = (u32)ids;
-    int asked = nr == NR_FSOPEN && ids >> 32 == OWN_PID;
+    int asked = nr == NR_FSOPEN && ids >> 32 == CONSTANT(C_OWN_PID);
     if (asked)
         learn_type(ret);
     if (asked || nr == NR_FSCONFIG || nr == NR_MOUNT)
         walk(asked);
-    if ((nr == NR_MOUNT || nr == NR_MOVE_MOUNT) && ret == 0)
-        announce_attach(ids >> 32);
+    int changes = nr == NR_MOUNT || nr == NR_MOVE_MOUNT || nr == NR_UMOUNT ||
+                  (nr == NR_FSCONFIG && (u32)SYSCALL_ARG1(regs) == FSCONFIG_CMD_RECONFIGURE);
+    if (changes && ret == 0)
+        announce_change(~0U);
     struct span *s = spans.lookup(&tid);
     if (!s)
         return 0;
@@ -94,15 +94,18 @@ HOOK(sys_exit)
     u64 cred = s->cred;
     struct mount *m = mounts.lookup(&cred);
     u64 end = s->rec.end;
-    s->rec.ret = (s32)ret;
     int whole = s->rec.flags & F_DONE && !(s->rec.flags & F_DATA_ONLY);
     if (!whole) {
         int data_only = s->rec.flags & F_DATA_ONLY;
         u64 now = bpf_ktime_get_ns();
-        if (m && finish(s, m, 0, data_only ? end : now, task)) {
+        /* Without the ctime tracepoints nothing tells where a stub's copying ends. */
+        if (data_only && end == s->rec.start)
+            s->rec.flags |= F_UNSEEN;
+        if (m && finish(s, m, 0, s->rec.flags & F_UNSEEN || !data_only ? now : end, task)) {
             whole = 1;
         } else if (ret < 0 && !data_only) {
             s->rec.end = now;
+            s->rec.ret = (s32)ret;
             measure(s, task);
             whole = 1;
         }
@@ -112,30 +115,5 @@ HOOK(sys_exit)
     else if (!(s->rec.flags & F_UNSEEN))
         count(ST_UNMATCHED);
     spans.delete(&tid);
-    return 0;
-}
-
-HOOK(sched_process_fork)
-{
-    u32 parent = READ(task_struct, ctx->args[0], tgid);
-    u32 child = READ(task_struct, ctx->args[1], tgid);
-    u8 one = 1;
-    if (parent != child && tree.lookup(&parent))
-        tree.update(&child, &one);
-    return 0;
-}
-
-HOOK(sched_process_exit)
-{
-    u64 task = ctx->args[0];
-    u32 tgid = READ(task_struct, task, tgid);
-    u32 tid = READ(task_struct, task, pid);
-    if (spans.lookup(&tid)) {
-        count(ST_UNMATCHED);
-        spans.delete(&tid);
-    }
-    /* The last thread of its process: the number may now be given to another. */
-    if (READ(signal_struct, READ(task_struct, task, signal), live_counter) == 0)
-        tree.delete(&tgid);
     return 0;
 }

@@ -1,6 +1,6 @@
 /* Which unions there are: found from the overlay file system's own list of superblocks. */
 
-static __always_inline void announce(struct mount *m)
+static __always_inline void announce(struct mount *m, int fresh)
 {
     struct mount_record *r = ring.ringbuf_reserve(RECORD_SIZE);
     if (!r) {
@@ -14,7 +14,8 @@ static __always_inline void announce(struct mount *m)
     r->metacopy = m->metacopy;
     r->pid = bpf_get_current_pid_tgid() >> 32;
     r->layers = READ(ovl_fs, m->ofs, numlayer);
-    r->pad = 0;
+    r->fresh = fresh;
+    r->when = bpf_ktime_get_ns();
     u64 layers = READ(ovl_fs, m->ofs, layers);
     NO_UNROLL
     for (u32 i = 0; i < LAYER_NAMES; i++) {
@@ -29,17 +30,20 @@ static __always_inline void announce(struct mount *m)
     ring.ringbuf_submit(r, BPF_RB_FORCE_WAKEUP);
 }
 
-static __always_inline void announce_attach(u32 pid)
+static __always_inline void announce_change(u32 mount)
 {
     struct attach_record *r = ring.ringbuf_reserve(RECORD_SIZE);
     if (!r)
         return; /* a name may stay unknown; no copyup is lost */
     r->kind = REC_ATTACH;
-    r->pid = pid;
+    r->pid = bpf_get_current_pid_tgid() >> 32;
+    r->when = bpf_ktime_get_ns();
+    r->mount = mount;
+    r->pad = 0;
     ring.ringbuf_submit(r, BPF_RB_FORCE_WAKEUP);
 }
 
-static __always_inline void examine(u64 sb)
+static __always_inline void examine(u64 sb, int fresh)
 {
     int k = 0;
     struct mount *m = mount_zero.lookup(&k);
@@ -71,14 +75,12 @@ static __always_inline void examine(u64 sb)
     }
     m->number = next_number(ST_MOUNTS);
     known.update(&sb, m);
-#ifdef FILTER_MOUNTS
     u32 dev = m->dev;
-    if (!wanted.lookup(&dev))
+    if (CONSTANT(C_FILTERS) & FILTER_MOUNTS && !wanted.lookup(&dev))
         return;
-#endif
     u64 cred = m->cred;
     mounts.update(&cred, m);
-    announce(m);
+    announce(m, fresh);
 }
 
 /* Walk the superblocks of the overlay type, newest first; all of them in several calls
@@ -96,7 +98,7 @@ static __always_inline void walk(int all)
     for (int i = 0; i < MAX_WALK; i++) {
         if (!node)
             break;
-        examine(node - __builtin_offsetof(struct k_super_block, s_instances_next));
+        examine(node - __builtin_offsetof(struct k_super_block, s_instances_next), !all);
         node = READ(hlist_node, node, next);
     }
     if (all)

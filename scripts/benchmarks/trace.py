@@ -1,0 +1,261 @@
+"""What tracing costs what is traced: each backend, strace and bpftrace against no tracing.
+
+Aims: at most 1.05 on copyups and 1.02 on stats, nothing lost, the first event within 0.6 s, and
+a recorder that stays below 120 MB.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import shutil
+import signal
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from measuring import emit
+
+from overlay import kernel, syscalls
+from overlay.errors import FallthruError
+from tracer import parts
+from tracer.backend import open_backend
+from tracer.hooks import BACKENDS
+from tracer.program import Filters
+
+FALLTHRU = (sys.executable, "-m", "overlay", "trace", "record")
+
+#: A latency histogram of all system calls, made in the kernel: what one would write by hand.
+BPFTRACE = (
+    "tracepoint:raw_syscalls:sys_enter { @s[tid] = nsecs; } "
+    "tracepoint:raw_syscalls:sys_exit /@s[tid]/ { @ = hist(nsecs - @s[tid]); delete(@s[tid]); } "
+    'BEGIN { printf("ready\\n"); }'
+)
+
+#: Run on its own, so that only it is measured; prints CPU and wall nanoseconds.
+WORK = """
+import os, sys, time
+kind, where, count = sys.argv[1], sys.argv[2], int(sys.argv[3])
+paths = [f"{where}/{number}" for number in range(count)]
+open_, close, stat, mode = os.open, os.close, os.stat, os.O_WRONLY
+cpu, wall = time.process_time_ns(), time.perf_counter_ns()
+if kind == "copyup":
+    for path in paths:
+        close(open_(path, mode))
+else:
+    for path in paths * 5:
+        stat(path)
+print(time.process_time_ns() - cpu, time.perf_counter_ns() - wall)
+"""
+
+
+@dataclass
+class Union:
+    """A union whose bottom has ``count`` files of 4 KiB; the top can be made anew."""
+
+    base: Path
+    count: int
+
+    def __post_init__(self) -> None:
+        (self.base / "bottom").mkdir()
+        (self.base / "mnt").mkdir()
+        for number in range(self.count):
+            (self.base / "bottom" / str(number)).write_bytes(b"x" * 4096)
+
+    @contextmanager
+    def mounted(self) -> Iterator[Path]:
+        top = self.base / "top"
+        top.mkdir()
+        overlay = kernel.Overlay((str(self.base / "bottom"),), str(top))
+        with kernel.mounted(overlay, str(self.base / "mnt")):
+            yield self.base / "mnt"
+        for place in (top, self.base / "top.work"):
+            shutil.rmtree(place, ignore_errors=True)
+
+
+@dataclass
+class Measured:
+    """One contender: nanoseconds an operation, and what its recorder said of itself."""
+
+    cpu: list[float] = field(default_factory=list)
+    wall: list[float] = field(default_factory=list)
+    resident_mb: float = 0
+    spans: int = 0
+    lost: int = 0
+
+
+def run(measured: Measured, union: Union, kind: str, prefix: tuple[str, ...] = ()) -> None:
+    command = (*prefix, sys.executable, "-S", "-c", WORK, kind, str(union.base / "mnt"))
+    done = subprocess.run(
+        (*command, str(union.count)), stdout=subprocess.PIPE, text=True, check=True
+    )
+    operations = union.count * (1 if kind == "copyup" else 5)
+    cpu, wall = (int(word) / operations for word in done.stdout.split())
+    measured.cpu.append(cpu)
+    measured.wall.append(wall)
+
+
+@contextmanager
+def recording(backend: str, measured: Measured, mnt: Path) -> Iterator[None]:
+    """``trace record`` of that union at work, until the body is over."""
+    with tempfile.TemporaryDirectory(prefix="fallthru-bench-") as scratch:
+        trace = f"{scratch}/t"
+        recorder = subprocess.Popen(
+            (*FALLTHRU, "--backend", backend, "-o", trace, "--mount", str(mnt)),
+            stderr=subprocess.PIPE, text=True,
+        )  # fmt: skip
+        assert recorder.stderr is not None
+        line = recorder.stderr.readline()
+        if "tracing" not in line:
+            raise SystemExit(f"bench: {backend}: {line}")
+        yield
+        status = Path(f"/proc/{recorder.pid}/status").read_text()
+        resident = next(row for row in status.splitlines() if row.startswith("VmHWM"))
+        measured.resident_mb = max(measured.resident_mb, int(resident.split()[1]) / 1024)
+        recorder.send_signal(signal.SIGINT)
+        recorder.communicate()
+        found = parts.discover(trace)[trace] if os.path.isdir(trace) and os.listdir(trace) else []
+        if found:
+            metadata = parts.read_part(found[-1], None)[0]
+            measured.spans, measured.lost = metadata.spans, measured.lost + metadata.lost
+
+
+@contextmanager
+def bpftrace() -> Iterator[None]:
+    with subprocess.Popen(
+        ("bpftrace", "-B", "line", "-e", BPFTRACE), stdout=subprocess.PIPE, text=True
+    ) as tracer:
+        assert tracer.stdout is not None
+        line = "starting"
+        while line and line != "ready\n":
+            line = tracer.stdout.readline()
+        if not line:
+            raise SystemExit("bench: bpftrace does not work here; --without bpftrace leaves it out")
+        yield
+        tracer.send_signal(signal.SIGINT)
+        tracer.stdout.read()
+
+
+def working_backends() -> list[str]:
+    found = []
+    for name in BACKENDS:
+        try:
+            open_backend(name, Filters()).close()
+        except FallthruError:
+            continue
+        found.append(name)
+    return found
+
+
+def race(
+    union: Union, kind: str, rounds: int, backends: list[str], without: list[str]
+) -> dict[str, Measured]:
+    """Each contender once a round, in turns that go back and forth, on a new top each."""
+
+    def plainly(name: str, prefix: tuple[str, ...] = ()) -> None:
+        with union.mounted():
+            run(result[name], union, kind, prefix)
+
+    def traced(backend: str) -> None:
+        with union.mounted() as mnt, recording(backend, result[backend], mnt):
+            run(result[backend], union, kind)
+
+    def by_bpftrace() -> None:
+        with union.mounted(), bpftrace():
+            run(result["bpftrace"], union, kind)
+
+    contenders: dict[str, Callable[[], None]] = {"off": lambda: plainly("off")}
+    for backend in backends:
+        contenders[backend] = lambda backend=backend: traced(backend)  # type: ignore[misc]
+    if shutil.which("bpftrace") and "bpftrace" not in without:
+        contenders["bpftrace"] = by_bpftrace
+    if shutil.which("strace") and "strace" not in without:
+        contenders["strace -c -f"] = lambda: plainly(
+            "strace -c -f", ("strace", "-c", "-f", "-o", "/dev/null")
+        )
+    result = {name: Measured() for name in contenders}
+    for number in range(rounds):
+        order = list(contenders.values())
+        for action in order if number % 2 else reversed(order):
+            action()
+    return result
+
+
+def first_event(union: Union, backend: str) -> float:
+    """Seconds from starting ``trace record`` to the first thing that it saw."""
+    with union.mounted() as mnt, tempfile.TemporaryDirectory(prefix="fallthru-bench-") as scratch:
+        started = time.time_ns()
+        subprocess.run(
+            (*FALLTHRU, "--backend", backend, "-o", f"{scratch}/t", "--",
+             "sh", "-c", f": >>{mnt}/0"),
+            check=True, stderr=subprocess.DEVNULL,
+        )  # fmt: skip
+        shown = subprocess.run(
+            (sys.executable, "-m", "overlay", "trace", "show", "--json", f"{scratch}/t"),
+            check=True, stdout=subprocess.PIPE,
+        )  # fmt: skip
+        span = json.loads(shown.stdout)["spans"][0]
+        return (int(span["ts"]) - started) / 1e9
+
+
+def ratios(result: Mapping[str, Measured]) -> dict[str, dict[str, float]]:
+    """Of CPU and wall time to no tracing: medians of what each round gave, pair by pair."""
+    off = result["off"]
+    return {
+        name: {
+            "cpu": statistics.median(a / b for a, b in zip(one.cpu, off.cpu, strict=True)),
+            "wall": statistics.median(a / b for a, b in zip(one.wall, off.wall, strict=True)),
+            "added_ns": statistics.median(a - b for a, b in zip(one.cpu, off.cpu, strict=True)),
+        }
+        for name, one in result.items()
+    }
+
+
+def main(argv: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--files", type=int, default=20_000)
+    parser.add_argument("--without", action="append", default=[], metavar="TRACER")
+    arguments = parser.parse_args(argv)
+    backends = working_backends()
+    lines, data = [], {}
+    syscalls.unshare(syscalls.CLONE_NEWNS)
+    syscalls.mount("none", "/", None, syscalls.MS_REC | syscalls.MS_PRIVATE, None)
+    if not os.path.isdir("/sys/kernel/tracing/events"):
+        syscalls.mount("tracefs", "/sys/kernel/tracing", "tracefs", 0, None)  # for bpftrace
+    with tempfile.TemporaryDirectory(prefix="fallthru-bench-", dir="/dev/shm") as scratch:
+        union = Union(Path(scratch), arguments.files)
+        for kind in ("copyup", "stat"):
+            result = race(union, kind, arguments.rounds, backends, arguments.without)
+            found = ratios(result)
+            base = statistics.median(result["off"].cpu) / 1e3
+            print(f"{kind}: done", file=sys.stderr)
+            lines.append(f"{kind}: {base:.2f} µs of CPU time without tracing; ratios to that:")
+            for name, one in found.items():
+                said = f"  {name}: {one['cpu']:.2f} CPU, {one['wall']:.2f} wall"
+                if name in backends:
+                    said += (
+                        f", {one['added_ns']:.0f} ns more; {result[name].spans} rows, "
+                        f"{result[name].lost} lost, {result[name].resident_mb:.0f} MB"
+                    )
+                lines.append(said)
+            data[kind] = {
+                name: found[name] | {"spans": one.spans, "lost": one.lost, "mb": one.resident_mb}
+                for name, one in result.items()
+            }
+        for backend in backends:
+            seconds = [first_event(union, backend) for _ in range(5)]
+            lines.append(f"{backend}: first event after {statistics.median(seconds):.2f} s")
+            data[f"first event, {backend}"] = {"seconds": seconds}
+    emit("trace", lines, {"rounds": arguments.rounds, "results": data})
+
+
+if __name__ == "__main__":
+    main()
