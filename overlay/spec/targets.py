@@ -80,7 +80,8 @@ def overlayfs_features(mnt: str) -> frozenset[str]:
     default is read from the module; a kernel without the parameter lacks the feature.
     ``follows-redirects``, ``no-offline-changes`` and ``one-inode-space`` are what several
     options have in common (Documentation/filesystems/overlayfs.rst, redirect_dir, Changes
-    to underlying filesystems, Inode properties).
+    to underlying filesystems, Inode properties).  ``two-file-systems``: the layers are not
+    on one.
     """
     overlay = mountinfo.overlay_at(mnt)
     parameters = Path("/sys/module/overlay/parameters")
@@ -100,8 +101,11 @@ def overlayfs_features(mnt: str) -> frozenset[str]:
         found.add("follows-redirects")
     if found & {"redirect_dir", "metacopy", "index"}:
         found.add("no-offline-changes")
-    if value("xino", "xino_auto") in {"on", "auto"} or _on_one_file_system(overlay):
+    joined = _on_one_file_system(overlay)
+    if value("xino", "xino_auto") in {"on", "auto"} or joined:
         found.add("one-inode-space")
+    if not joined:
+        found.add("two-file-systems")
     found |= {"volatile", "userxattr"} & overlay.options.keys()
     # Shown as fsync=MODE where the kernel knows more modes than volatile.
     if overlay.options.get("fsync") == "volatile":
