@@ -15,9 +15,27 @@ from overlay.errors import UsageError
 from overlay.kernel import ATTRIBUTES, Overlay
 from overlay.profiles import DEFAULT
 
-__all__ = ["Request", "parse", "split"]
+__all__ = ["MEANINGS", "Request", "parse", "split"]
 
 _OFF = {"rw": "ro", "suid": "nosuid", "dev": "nodev", "exec": "noexec"}
+
+#: Every option that the helper itself knows, and what it means.
+MEANINGS = {
+    "bottom=DIR[:DIR...], lowerdir=": "the bottoms, uppermost first: directories, images or "
+    "block devices. A colon in a name is written with a backslash before it; the option may be "
+    "repeated.",
+    "top=DIR, upperdir=": "the directory that takes all writes",
+    "work=DIR, workdir=": "scratch directory on the top's file system; TOP.work if none is named",
+    "profile=NAME": "what the mount promises",
+    "union": "what is mounted read-only at the mount point is the bottom, and the source is the "
+    "top: the second of the two steps of the 2010 document",
+    "shared-index=META": "the bottoms' shared index, made by `fallthru prime --shared`",
+    "require-read-only": "refuse bottoms that the kernel itself does not keep read-only",
+    "nohold": "do not keep the block devices of read-only bottoms read-only",
+    "allow-submounts": "cover file systems that are mounted read-write below a bottom",
+    "ro, nosuid, nodev, noexec": "attributes of the mount, and their opposites; also with remount",
+    "remount": "change these attributes; layers stay as they are",
+}
 
 _BOTTOMS = frozenset({"bottom", "lowerdir", "lowerdir+"})
 _ONE_DIRECTORY = {"top": "top", "upperdir": "top", "work": "work", "workdir": "work"}

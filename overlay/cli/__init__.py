@@ -53,6 +53,7 @@ SUBCOMMANDS = {
         "overlay.cli.install_helper:install_helper",
     ),
     "doctor": ("Tell what works on this machine.", "overlay.cli.doctor:doctor"),
+    "manpages": ("Write the manual pages.", "overlay.cli.manpages:manpages"),
     "completion": ("Print shell completion.", "overlay.cli.completion:completion"),
 }
 
