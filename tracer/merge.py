@@ -13,6 +13,7 @@ import pyarrow.compute as pc
 
 from overlay.errors import UsageError
 from overlay.text import printable
+from tracer.columns import plain
 from tracer.latencies import added
 from tracer.reading import Reading, Run
 from tracer.schema import SCHEMA, RunMetadata
@@ -70,7 +71,7 @@ def _renumbered(runs: Sequence[Run]) -> pa.Table:
 
 
 def _in_order(table: pa.Table) -> pa.Table:
-    keys = {name: _plain(table[name]) for name in _KEY}
+    keys = {name: plain(table[name]) for name in _KEY}
     order = pc.sort_indices(pa.table(keys), [(name, "ascending") for name in keys])
     return table.take(order).combine_chunks()
 
@@ -81,16 +82,12 @@ def _twice(table: pa.Table) -> npt.NDArray[np.bool_]:
     for name in table.column_names:
         if name in ("id", "parent"):
             continue
-        column = _plain(table[name]).combine_chunks()
+        column = plain(table[name]).combine_chunks()
         one, following = column.slice(0, len(same)), column.slice(1)
         equal = pc.fill_null(pc.equal(one, following), False)
         both_null = pc.and_(pc.is_null(one), pc.is_null(following))
         same &= pc.or_(equal, both_null).to_numpy(zero_copy_only=False)
     return np.concatenate([np.zeros(min(table.num_rows, 1), bool), same])
-
-
-def _plain(column: Any) -> Any:
-    return column.cast(column.type.value_type) if pa.types.is_dictionary(column.type) else column
 
 
 def _metadata(runs: Sequence[RunMetadata]) -> RunMetadata:

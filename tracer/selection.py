@@ -12,6 +12,7 @@ from functools import reduce
 from typing import TYPE_CHECKING, Any
 
 from overlay.text import printable
+from tracer.columns import plain
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -67,11 +68,10 @@ class Selection:
         }
         for name, any_of in values.items():
             if any_of:
-                kind = table.schema.field(name).type
-                plain = kind.value_type if pa.types.is_dictionary(kind) else kind
-                yield pc.is_in(_plain(table, name), value_set=pa.array(any_of, plain))
+                column = plain(table[name])
+                yield pc.is_in(column, value_set=pa.array(any_of, column.type))
         if self.cgroups:
-            yield _any(_below(_plain(table, "cgroup"), printable(one)) for one in self.cgroups)
+            yield _any(_below(plain(table["cgroup"]), printable(one)) for one in self.cgroups)
         if self.under is not None:
             yield self._below(table, printable(self.under))
         if self.min_ns:
@@ -87,21 +87,11 @@ class Selection:
         import pyarrow.compute as pc
 
         paths = table["path"]
-        mounts = pc.fill_null(_plain(table, "mount"), "")
+        mounts = pc.fill_null(plain(table["mount"]), "")
         whole = pc.binary_join_element_wise(
             pc.utf8_rtrim(mounts, characters="/"), pc.fill_null(paths, "/"), ""
         )
         return _any((_below(paths, under), pc.and_(pc.is_valid(paths), _below(whole, under))))
-
-
-def _plain(table: pa.Table, name: str) -> Any:
-    """A column without its dictionary: comparisons want plain text."""
-    import pyarrow as pa
-
-    column = table[name]
-    if pa.types.is_dictionary(column.type):
-        return column.cast(column.type.value_type)
-    return column
 
 
 def _below(paths: Any, under: str) -> Any:

@@ -1,10 +1,15 @@
-"""What tests of the tracer need: a machine on which it works."""
+"""What tests of the tracer need: a machine on which it works, and recorders that end."""
 
 from __future__ import annotations
+
+import subprocess
+from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
 
 from overlay.errors import EnvironmentLacks
+from tests.tracer.running import start_recording
 from tracer.backend import open_backend
 from tracer.program import Filters
 
@@ -24,3 +29,28 @@ def tracing(root: None, _works: str | None) -> None:
     """Skip where the kernel lets nobody trace."""
     if _works is not None:
         pytest.skip(f"needs: tracing ({_works})")
+
+
+Recorder = Callable[..., "subprocess.Popen[str]"]
+
+
+@pytest.fixture
+def recording() -> Iterator[Recorder]:
+    """Starts ``trace record`` with the arguments given, and returns it once it has begun."""
+    running: list[subprocess.Popen[str]] = []
+
+    def start(*arguments: str | Path) -> subprocess.Popen[str]:
+        recorder = start_recording(*arguments)
+        running.append(recorder)
+        assert recorder.stderr is not None
+        for line in recorder.stderr:
+            if "tracing" in line:
+                return recorder
+        raise AssertionError(f"ended with {recorder.wait()}")
+
+    yield start
+    for recorder in running:
+        recorder.kill()
+        recorder.wait()
+        assert recorder.stderr is not None
+        recorder.stderr.close()

@@ -13,6 +13,8 @@ from typing import Any, NamedTuple
 
 import pyarrow as pa
 
+from tests.running import REPOSITORY
+
 WORKLOAD = Path(__file__).with_name("workload.py")
 
 
@@ -51,6 +53,16 @@ def rows(table: pa.Table, **conditions: Any) -> list[dict[str, Any]]:
         for row in table.to_pylist()
         if all(row[name] == value for name, value in conditions.items())
     ]
+
+
+def start_recording(*arguments: str | Path) -> subprocess.Popen[str]:
+    """``trace record`` with these arguments; its standard error is a pipe."""
+    return subprocess.Popen(
+        [sys.executable, "-m", "overlay", "trace", "record", *arguments],
+        cwd=REPOSITORY,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
 
 
 def _start(*arguments: str | Path) -> subprocess.Popen[bytes]:

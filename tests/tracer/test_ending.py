@@ -10,6 +10,7 @@ import sys
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -20,7 +21,9 @@ from tests.conftest import Layers
 from tests.fsimages import tmpfs
 from tests.rawoverlay import overlay
 from tests.running import REPOSITORY, fallthru
-from tests.tracer.test_recording import start_recording, until
+from tests.tracer.conftest import Recorder
+from tests.tracer.running import start_recording
+from tests.tracer.test_recording import until
 
 FILES = 4001
 
@@ -33,22 +36,12 @@ def mnt(layers: Layers, tracing: None) -> Iterator[Path]:
         yield mount_point
 
 
-def recording(*arguments: str | Path) -> subprocess.Popen[str]:
-    """A recorder that has begun."""
-    recorder = start_recording(*arguments)
-    assert recorder.stderr is not None
-    for line in recorder.stderr:
-        if "tracing" in line:
-            return recorder
-    raise AssertionError(f"ended with {recorder.wait()}")
-
-
 def copy_up(mnt: Path, first: int, beyond: int) -> None:
     for number in range(first, beyond):
         os.chmod(mnt / f"f{number}", 0o600)
 
 
-def test_until_spans_is_exact(mnt: Path, tmp_path: Path) -> None:
+def test_until_spans_is_exact(mnt: Path, tmp_path: Path, recording: Recorder) -> None:
     recorder = recording("-o", tmp_path / "t", "--mount", mnt, "--until-spans", "101")
     copy_up(mnt, 0, 211)
     assert recorder.wait(30) == 0
@@ -56,6 +49,31 @@ def test_until_spans_is_exact(mnt: Path, tmp_path: Path) -> None:
     assert trace.frame["path"].tolist() == [f"/f{number}" for number in range(101)]
     assert (trace.runs[0].metadata.spans, trace.damage) == (101, ())
     assert trace.runs[0].metadata.ended_ns is not None
+
+
+def moved_on(directory: Path, known: set[str], recorder: subprocess.Popen[str]) -> bool:
+    return recorder.poll() is not None or set(os.listdir(directory)) != known
+
+
+def test_max_size(mnt: Path, tmp_path: Path, recording: Recorder) -> None:
+    """It ends by itself once the files have this size, and is whole."""
+    recorder = recording(
+        "-o", tmp_path / "t", "--mount", mnt, "--max-size", "20K", "--rotate-every", "100ms"
+    )
+    done = 0
+    while recorder.poll() is None:
+        assert done < FILES - 97, "it never ended"
+        copy_up(mnt, done, done + 97)
+        done += 97
+        known = set(os.listdir(tmp_path / "t"))
+        until(partial(moved_on, tmp_path / "t", known, recorder))
+    assert recorder.returncode == 0
+    size = sum(path.stat().st_size for path in (tmp_path / "t").iterdir())
+    assert size >= 20 << 10
+    trace = load(tmp_path / "t")
+    assert trace.damage == ()
+    assert trace.runs[0].metadata.ended_ns is not None
+    assert len(trace.frame) > 0
 
 
 def test_a_limit_ends_the_recording_and_not_the_command(mnt: Path, tmp_path: Path) -> None:
@@ -98,7 +116,7 @@ def test_filters(mnt: Path, layers: Layers, tmp_path: Path) -> None:
         assert trace.runs[0].metadata.spans == len(expected)
 
 
-def test_killed(mnt: Path, tmp_path: Path) -> None:
+def test_killed(mnt: Path, tmp_path: Path, recording: Recorder) -> None:
     """SIGKILL in the middle: whole pieces are there, in order, and nothing else is read."""
     recorder = recording("-o", tmp_path / "t", "--mount", mnt, "--rotate-every", "200ms")
     trace = tmp_path / "t"
@@ -116,7 +134,7 @@ def test_killed(mnt: Path, tmp_path: Path) -> None:
     assert 291 <= len(got) <= FILES
 
 
-def test_disk_full(mnt: Path, tmp_path: Path) -> None:
+def test_disk_full(mnt: Path, tmp_path: Path, recording: Recorder) -> None:
     """On a tmpfs of 1 MiB: it says so, exits 5, and keeps what it had written."""
     small = tmp_path / "small"
     small.mkdir()
@@ -134,7 +152,7 @@ def test_disk_full(mnt: Path, tmp_path: Path) -> None:
         assert not list((small / "t").glob(".part*"))
 
 
-def test_disk_full_ends_a_recording_by_itself(mnt: Path, tmp_path: Path) -> None:
+def test_disk_full_ends_it(mnt: Path, tmp_path: Path, recording: Recorder) -> None:
     """Nobody stops it; what had been stored before is read."""
     small = tmp_path / "small"
     small.mkdir()

@@ -15,8 +15,8 @@ from analysis.load import load
 from tests.conftest import Layers
 from tests.rawoverlay import overlay
 from tests.running import fallthru
+from tests.tracer.conftest import Recorder
 from tests.tracer.running import Step, Writers
-from tests.tracer.test_ending import recording
 from tests.tracer.test_tools import check_trace_events
 
 FILES = 20_011
@@ -39,7 +39,7 @@ def memory(pid: int, what: str) -> int:
     return int(status.partition(f"{what}:")[2].split()[0])
 
 
-def test_twenty_thousand(mnt: Path, tmp_path: Path) -> None:
+def test_twenty_thousand(mnt: Path, tmp_path: Path, recording: Recorder) -> None:
     """Several writers at once, as fast as they can: each copyup once, none lost."""
     paths = [f"/d{number % WRITERS}/f{number}" for number in range(FILES)]
     plans = [[Step("openat", path) for path in paths[one::WRITERS]] for one in range(WRITERS)]

@@ -20,7 +20,7 @@ from tests.conftest import Layers
 from tests.fsimages import tmpfs
 from tests.rawoverlay import overlay
 from tests.running import REPOSITORY, fallthru, in_user_namespace
-from tests.tracer.running import rows
+from tests.tracer.running import rows, start_recording
 from tracer.backend import clock_offset
 from tracer.records import MountRecord, split
 from tracer.schema import SCHEMA, RunMetadata, metadata_from_schema
@@ -40,15 +40,6 @@ def show(directory: Path) -> dict[str, Any]:
     assert done.returncode == 0, done.stderr
     shown: dict[str, Any] = json.loads(done.stdout)
     return shown
-
-
-def start_recording(*arguments: str | Path) -> subprocess.Popen[str]:
-    return subprocess.Popen(
-        [sys.executable, "-m", "overlay", "trace", "record", *arguments],
-        cwd=REPOSITORY,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
 
 
 def until(condition: Any) -> None:

@@ -71,19 +71,17 @@ def show(
 
 def _sorted(table: pa.Table, sort: str) -> pa.Table:
     import pyarrow as pa
+    import pyarrow.compute as pc
+
+    from tracer.columns import plain
 
     name = sort.removeprefix("-")
     if name not in table.column_names:
         raise click.UsageError(
             f"a trace has no column {name}; its columns are: {', '.join(table.column_names)}"
         )
-    key = table.column(name)
-    if pa.types.is_dictionary(key.type):
-        key = key.cast(key.type.value_type)
     order = "descending" if sort.startswith("-") else "ascending"
-    keys = pa.table({"key": key, "ts": table.column("ts")})
-    import pyarrow.compute as pc
-
+    keys = pa.table({"key": plain(table[name]), "ts": table["ts"]})
     return table.take(pc.sort_indices(keys, [("key", order), ("ts", "ascending")]))
 
 
