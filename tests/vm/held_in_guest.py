@@ -35,6 +35,7 @@ def main() -> None:
     crashes()
     ends()
     btrfs()
+    jffs2()
     undone()
     print(json.dumps(seen))
 
@@ -120,6 +121,20 @@ def btrfs() -> None:
     seen["btrfs, again rw, after"] = mount("-t", "btrfs", "-o", "rw", name, "again")
     seen["btrfs, write, after"] = write("again")
     os.close(device)
+
+
+def jffs2() -> None:
+    """On flash in memory: its block device, made read-only, means nothing to it."""
+    run("modprobe", "-a", "mtdram", "mtdblock", "jffs2")
+    place("j")
+    mount("-t", "jffs2", "-o", "ro", "mtd0", "j")
+    run("blockdev", "--setro", "/dev/mtdblock0")
+    seen["jffs2, remount rw"] = mount("-o", "remount,rw", "j")
+    mount("-o", "remount,ro", "j")
+    union("j")
+    seen["jffs2"] = bottom("j")
+    seen["jffs2, remount rw, held"] = mount("-o", "remount,rw", "j")
+    kernel.unmount(str(HERE / "j.union"))
 
 
 def undone() -> None:

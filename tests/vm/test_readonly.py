@@ -78,6 +78,12 @@ def test_btrfs_is_not_made_writable_by_another_mount(seen: dict[str, Any]) -> No
     assert (seen["btrfs, again rw, after"], seen["btrfs, write, after"]) == (DONE, "done")
 
 
+def test_jffs2_does_not_heed_its_device(seen: dict[str, Any]) -> None:
+    assert seen["jffs2, remount rw"] == DONE
+    assert (seen["jffs2"]["fstype"], seen["jffs2"]["hold"]) == ("jffs2", "lsm")
+    assert seen["jffs2, remount rw, held"] == REFUSED
+
+
 def test_taking_it_out_taints(seen: dict[str, Any]) -> None:
     assert seen["undone"]["hold"] == "mount"
     assert "it was held by its lsm" in seen["undone"]["tainted"][0]["what"]
