@@ -112,6 +112,8 @@ def open_overlay(overlay: Overlay) -> int:
     profile = profile_named(overlay.profile)
     if not overlay.bottoms:
         raise UsageError("an overlay needs a bottom", hint="name one with --bottom")
+    if overlay.hold_lsm and not overlay.hold:
+        raise UsageError("a bottom cannot be held and not be held", hint="leave --no-hold out")
     options = overlay.effective_options()
     try:
         fs = syscalls.fsopen("overlay")

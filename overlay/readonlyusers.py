@@ -19,7 +19,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from overlay import guard, holding, mountinfo, owners, runstate
-from overlay.errors import EnvironmentLacks
+from overlay.errors import EnvironmentLacks, NoPrivilege
 from overlay.guard import BottomState
 from overlay.inuse import top_in_use
 from overlay.preflight import Directory, OpenLayers
@@ -116,6 +116,8 @@ def relied_on(
     """
     with runstate.locked("devices") as held:
         lacking: EnvironmentLacks | None = None
+        if lsm and held is None:
+            raise NoPrivilege("only root of the machine can hold a bottom", hint="run as root")
         try:
             if enforce and held is not None:
                 for bottom in filter(_is_read_only, _lower(layers)):

@@ -11,13 +11,13 @@ from pathlib import Path
 
 import pytest
 
-from overlay import doctor, errors, guard, kernel, lsm, syscalls
+from overlay import doctor, errors, guard, kernel, lsm, runstate, syscalls
 from overlay.bpf.pinned import PinnedMap, pin
 from overlay.guard import Hold
 from tests.conftest import Layers
 from tests.fsimages import tmpfs
 from tests.overlay.surveys import survey
-from tests.running import fallthru
+from tests.running import fallthru, in_user_namespace
 
 BPF_FS = Path(lsm.PLACE).parent
 
@@ -75,6 +75,23 @@ def test_not_asked_for_it_is_not_loaded(bpf_fs: Path, read_only: str, layers: La
     with kernel.mounted(kernel.Overlay((read_only,), str(layers.top)), str(layers.mnt)):
         assert guard.assess(read_only).hold is Hold.MOUNT
         assert not lsm.installed()
+
+
+def test_held_and_not_held_is_a_mistake(read_only: str, layers: Layers) -> None:
+    overlay = kernel.Overlay((read_only,), str(layers.top), hold=False, hold_lsm=True)
+    with pytest.raises(errors.UsageError, match="held and not be held"):
+        kernel.open_overlay(overlay)
+
+
+def test_others_than_root_can_hold_nothing(read_only: str, layers: Layers) -> None:
+    for above in layers.base.parents:
+        above.chmod(above.stat().st_mode | 0o001)
+    for directory in (layers.base, layers.top, layers.work):
+        os.chown(directory, 65534, 65534)
+    overlay = kernel.Overlay((read_only,), str(layers.top), hold_lsm=True)
+    with tmpfs(Path(runstate.DIRECTORY), options={"mode": "755"}):
+        told = in_user_namespace(lambda: kernel.open_overlay(overlay))
+    assert told == "NoPrivilege: only root of the machine can hold a bottom"
 
 
 def test_without_a_bpf_mount_it_is_named(read_only: str, layers: Layers) -> None:
