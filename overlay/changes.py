@@ -46,7 +46,7 @@ class Change:
     renamed directory (or a file renamed without its data) was; the changes below such a
     directory are those against the old place.  ``gone`` and ``gone_bytes`` count what
     went with a deleted or replaced directory, itself included: those entries are not
-    listed one by one.
+    listed one by one.  ``links`` is how many names a file has on its layer now.
     """
 
     path: bytes
@@ -60,6 +60,7 @@ class Change:
     moved_from: bytes | None = None
     gone: int = 0
     gone_bytes: int = 0
+    links: int = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -320,6 +321,7 @@ class _Diff:
             moved_from=moved_from,
             gone=gone,
             gone_bytes=gone_bytes,
+            links=_links(now),
         )
         return Difference(change, now, was)
 
@@ -334,6 +336,7 @@ class _Diff:
             old_size=length(was),
             what=frozenset(what),
             metadata_only=now.marks.metacopy is not None,
+            links=_links(now),
         )
         return Difference(change, now, was)
 
@@ -384,3 +387,7 @@ class _Diff:
 
 def _order(item: _Pair | Difference) -> bytes:
     return item.path + b"/" if isinstance(item, _Pair) else item.path
+
+
+def _links(node: Node) -> int:
+    return 1 if node.is_dir else node.st.st_nlink

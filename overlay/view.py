@@ -20,7 +20,7 @@ from overlay.layer import VANISHED, Layer
 from overlay.marks import HostileMark, MarkFamily, Marks, read_marks, visible_xattrs
 from overlay.text import printable
 
-__all__ = ["Node", "OpenDirectory", "Place", "View"]
+__all__ = ["Node", "OpenDirectory", "Place", "TwoTops", "View"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,6 +75,10 @@ class View:
         """The root of the union of the layers from number ``first`` on."""
         places = tuple(Place(number, b"") for number in range(first, self.merged))
         return Node(self.layers[first].lstat(), Marks(), places)
+
+    def below(self, layer: int) -> Sequence[int]:
+        """The layers that a lookup goes on in after ``layer``."""
+        return range(layer + 1, self.merged)
 
     def open(self, node: Node | None) -> OpenDirectory:
         """A directory of the union, to look into; for None one that is empty."""
@@ -143,6 +147,17 @@ class View:
                 stop = stop and not absolute
                 onwards = (marks.redirect if absolute else above + marks.redirect) + rest
         return _Hit(None, Marks(), path, stop, onwards)
+
+
+class TwoTops(View):
+    """Two unions of the same bottoms in one view: layers 0 and 1 are a top each."""
+
+    def root(self, first: int = 0) -> Node:
+        places = tuple(Place(number, b"") for number in (first, *range(2, self.merged)))
+        return Node(self.layers[first].lstat(), Marks(), places)
+
+    def below(self, layer: int) -> Sequence[int]:
+        return range(2 if layer == 0 else layer + 1, self.merged)
 
 
 class OpenDirectory:
@@ -239,7 +254,7 @@ class OpenDirectory:
                 beside = wanted.rpartition(b"/")[0] + b"/" if wanted.startswith(b"/") else b""
                 wanted = redirect if absolute else beside + redirect
             if wanted.startswith(b"/") and levels is self._places:
-                levels = [Place(n, b"") for n in range(place.layer + 1, self._view.merged)]
+                levels = [Place(n, b"") for n in self._view.below(place.layer)]
                 number = 0
         node = None if first is None else self._node(first, found, wanted)
         return node, None if stopped else wanted

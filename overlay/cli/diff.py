@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Iterable, Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from itertools import takewhile
 from typing import TYPE_CHECKING
@@ -26,7 +26,8 @@ from overlay.errors import EXIT_ANSWER_IS_NO, OperationFailed
 from overlay.text import human_bytes, printable
 
 if TYPE_CHECKING:
-    from overlay.changes import Change
+    from overlay.changes import Change, Difference
+    from overlay.view import View
 
 #: One letter a kind, stable: scripts read them.
 LETTERS = {"added": "A", "changed": "C", "deleted": "D", "replaced": "R"}
@@ -48,6 +49,13 @@ class Counts:
         elif change.kind == "added":
             self.bytes_added += change.size
 
+    def join(self, other: Counts) -> None:
+        """Add what was counted elsewhere."""
+        for kind, count in other.kinds.items():
+            self.kinds[kind] += count
+        self.bytes_added += other.bytes_added
+        self.bytes_deleted += other.bytes_deleted
+
     @property
     def total(self) -> int:
         return sum(self.kinds.values())
@@ -63,8 +71,20 @@ class Counts:
 
 @click.command(short_help="Show what the top changes of its bottoms.")
 @json_option
-@click.option("--stat", "only_counts", is_flag=True, help="Print only how many changes there are.")
+@click.option("--stat", "only_counts", is_flag=True, help="The same as --format summary.")
+@click.option(
+    "--format",
+    "form",
+    type=click.Choice(["summary", "tree", "lines", "jsonl", "unified", "mtree"]),
+    help="How to print it.  [default: a tree on a terminal, else lines]",
+)
 @click.option("--checksum", is_flag=True, help="Compare content even where size and time agree.")
+@click.option(
+    "--against",
+    type=DIRECTORY,
+    metavar="TOP",
+    help="Compare with what another top shows over the same bottoms.",
+)
 @unmounted_top_option
 @bottoms_option
 @userxattr_option
@@ -77,7 +97,9 @@ def diff(
     bottoms: tuple[str, ...],
     userxattr: bool,
     checksum: bool,
+    against: str | None,
     only_counts: bool,
+    form: str | None,
     as_json: bool,
 ) -> None:
     """Show what was added (A), changed (C), deleted (D) and replaced (R) on the top.
@@ -85,53 +107,127 @@ def diff(
     The layers are those of the overlay at MOUNTPOINT, or --top and --bottom. Exits with 0
     if there are no differences and 1 if there are. On a terminal this prints a tree;
     elsewhere one line a change with tabs between: letter, type, size, what changed, path.
+    A diff can be had as one JSON array (--json) or an object a line (jsonl), for patch(1)
+    (unified), or as the new state of what changed (mtree).
 
     \b
     Examples:
       fallthru diff /mnt
       fallthru diff --stat /mnt
       fallthru diff --top /srv/top --bottom /usr
+      fallthru diff --format unified /mnt | less
+      fallthru diff --top /srv/today --against /srv/yesterday --bottom /usr
       fallthru diff --json /mnt | jq -r '.[] | select(.kind == "added").path'
     """
     trees = named_layers("diff", mount_point, top, bottoms, userxattr=userxattr)
+    if as_json and form not in (None, "summary"):
+        raise click.UsageError("--json is a format of its own: leave out --format")
+    form = "summary" if only_counts else form
     counts = Counts()
-    changes = _counted(_changes(trees, checksum), counts)
-    if only_counts:
-        for _ in changes:
-            pass
-        _show_counts(counts, as_json)
-    elif as_json:
-        _show_json(changes)
-    elif sys.stdout.isatty():
-        _show_tree(changes)
-        click.echo(counts.line())
-    else:
-        for change in changes:
-            click.echo(plain_line(change))
+    with _view(trees, against) as view:
+        if form in ("unified", "mtree"):
+            _show_content(view, form, checksum, counts)
+        elif form == "summary":
+            _count(view, checksum, counts)
+            _show_counts(counts, as_json)
+        elif as_json:
+            _show_json(_counted(_changes(view, checksum), counts))
+        elif form == "tree" or (form is None and sys.stdout.isatty()):
+            _show_tree(_counted(_changes(view, checksum), counts))
+            click.echo(counts.line())
+        else:
+            _show_lines(view, form == "jsonl", checksum, counts)
     if counts.total:
         context.exit(EXIT_ANSWER_IS_NO)
 
 
-def _changes(trees: NamedLayers, checksum: bool) -> Iterator[Change]:
-    from overlay.changes import diff as compare
+@contextmanager
+def _view(trees: NamedLayers, against: str | None) -> Iterator[View]:
     from overlay.layer import Layer
     from overlay.marks import MarkFamily
+    from overlay.view import TwoTops, View
 
     with ExitStack() as stack:
 
         def opened(path: str) -> Layer:
             return stack.enter_context(Layer.open(path, private=True))
 
-        top, bottoms = opened(trees.top), [opened(path) for path in trees.bottoms]
+        layers = [opened(trees.top)]
+        if against is not None:
+            layers.append(opened(against))
+        layers += [opened(path) for path in trees.bottoms]
         data = [opened(path) for path in trees.data_bottoms]
-        family = MarkFamily(trees.family)
+        kind = View if against is None else TwoTops
         try:
-            yield from compare(top, bottoms, family, data_bottoms=data, checksum=checksum)
+            yield kind(layers, MarkFamily(trees.family), data)
         except OSError as error:
             if isinstance(error, BrokenPipeError):
                 raise
             where = "a layer" if error.filename is None else printable(error.filename)
             raise OperationFailed(f"cannot read {where}", errno=error.errno or 0) from error
+
+
+def _changes(view: View, checksum: bool) -> Iterator[Change]:
+    from overlay.changes import chosen
+
+    def plain(found: list[Difference]) -> list[Change]:
+        return [each.change for each in found]
+
+    for changes in chosen(view, plain, checksum=checksum):
+        yield from changes
+
+
+def _count(view: View, checksum: bool, counts: Counts) -> None:
+    from overlay.changes import chosen
+
+    def counted(found: list[Difference]) -> Counts:
+        part = Counts()
+        for each in found:
+            part.add(each.change)
+        return part
+
+    for part in chosen(view, counted, checksum=checksum):
+        counts.join(part)
+
+
+def _show_lines(view: View, as_json: bool, checksum: bool, counts: Counts) -> None:
+    """One line a change, made by the processes that find them."""
+    from overlay.changes import chosen
+
+    def rendered(found: list[Difference]) -> tuple[str, Counts]:
+        part = Counts()
+        lines = []
+        for each in found:
+            part.add(each.change)
+            lines.append(json.dumps(record(each.change)) if as_json else plain_line(each.change))
+        return "\n".join(lines), part
+
+    for text, part in chosen(view, rendered, checksum=checksum):
+        counts.join(part)
+        click.echo(text)
+
+
+def _show_content(view: View, form: str, checksum: bool, counts: Counts) -> None:
+    """Formats that look into what changed."""
+    from overlay import difftext, mtree
+    from overlay.changes import chosen
+
+    def rendered(found: list[Difference]) -> tuple[bytes, Counts]:
+        part = Counts()
+        pieces = []
+        for each in found:
+            part.add(each.change)
+            if form == "mtree":
+                pieces.append(mtree.line(view, each).encode())
+            else:
+                pieces.append(difftext.unified(view, each))
+        return b"".join(pieces), part
+
+    if form == "mtree":
+        click.echo(mtree.HEADER, nl=False)
+    for text, part in chosen(view, rendered, checksum=checksum):
+        counts.join(part)
+        click.echo(text, nl=False)
 
 
 def _counted(changes: Iterable[Change], counts: Counts) -> Iterator[Change]:
@@ -154,6 +250,7 @@ def record(change: Change) -> dict[str, object]:
         "moved_from": None if change.moved_from is None else printable(change.moved_from),
         "gone": change.gone,
         "gone_bytes": change.gone_bytes,
+        "links": change.links,
     }
 
 

@@ -81,6 +81,7 @@ def test_json_is_a_list_of_records(changed: Layers) -> None:
         "moved_from": None,
         "gone": 0,
         "gone_bytes": 0,
+        "links": 1,
     }
     assert (records[1]["type"], records[1]["old_type"], records[1]["gone"]) == (None, "file", 1)
     assert (records[2]["type"], records[2]["old_type"]) == ("symlink", "file")
@@ -218,3 +219,33 @@ def test_a_reader_that_leaves_gets_no_message(layers: Layers) -> None:
         errors = process.stderr.read()
     assert process.returncode == 1, "there were differences"
     assert errors == ""
+
+
+def test_formats(layers: Layers) -> None:
+    (layers.bottom / "f").write_text("old\n")
+    (layers.top / "f").write_text("new\n")
+    of: list[str | Path] = ["--top", layers.top, "--bottom", layers.bottom]
+    unified = fallthru("--format", "unified", *of)
+    assert unified.returncode == 1
+    assert unified.stdout == "--- a/f\n+++ b/f\n@@ -1 +1 @@\n-old\n+new\n"
+    lines = fallthru("--format", "jsonl", *of).stdout.splitlines()
+    assert [json.loads(line)["path"] for line in lines] == ["f"]
+    assert json.loads(fallthru("--json", *of).stdout)[0] == json.loads(lines[0])
+    assert fallthru("--format", "mtree", *of).stdout.startswith("#mtree\n./f type=file")
+    assert fallthru("--format", "tree", *of).stdout.splitlines()[0].startswith("C f")
+    summary = fallthru("--format", "summary", *of).stdout
+    assert summary == fallthru("--stat", *of).stdout
+    assert fallthru("--json", "--format", "tree", *of).returncode == 2
+
+
+def test_against_another_top(layers: Layers) -> None:
+    other = layers.base / "other"
+    other.mkdir()
+    (layers.bottom / "same").write_text("x")
+    (other / "gone").write_text("gone")
+    (layers.top / "new").write_text("new")
+    done = fallthru("--top", layers.top, "--bottom", layers.bottom, "--against", other)
+    assert [line.split("\t")[0::4] for line in done.stdout.splitlines()] == [
+        ["D", "gone"],
+        ["A", "new"],
+    ]
