@@ -7,7 +7,7 @@ made them: intervals, processes, traces.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -56,6 +56,15 @@ class Histogram:
     sum: int = 0
     least: int = 0
     greatest: int = 0
+
+    @classmethod
+    def counted(cls, counts: Mapping[int, int], total: int) -> Histogram:
+        """One that was kept elsewhere, in buckets of the same numbers; its least and greatest
+        value are known to the bucket only."""
+        if not counts:
+            return cls()
+        least, greatest = _edge(min(counts)), _edge(max(counts) + 1) - 1
+        return cls(dict(counts), sum(counts.values()), total, least, greatest)
 
     def add(self, values: Sequence[int] | npt.NDArray[np.int64]) -> None:
         """Count ``values``; negative ones as 0."""

@@ -53,21 +53,34 @@ def events(rows: list[Row], origin: int) -> Iterator[Event]:
     cannot tell nanoseconds of 1970's clock apart.
     """
     yield from _names(rows)
-    waiting: dict[int, list[Row]] = {}
-    arrows = 0
     for row in _nested(rows):
         yield _slice(row, origin)
         yield from _phases(row, origin)
+    for number, (parent, row) in enumerate(_needed(rows), 1):
+        yield from _arrow(number, parent, row, origin)
+
+
+def _needed(rows: list[Row]) -> Iterator[tuple[Row, Row]]:
+    """Copyups of parent directories, each with the copyup that needed it."""
+    by_id = {(row["pid"], row["id"]): row for row in rows if row.get("id") is not None}
+    waiting: dict[int, list[Row]] = {}
+    for row in rows:
+        if row["kind"] != "copyup":
+            continue
+        if row.get("parent") is not None:
+            needing = by_id.get((row["pid"], row["parent"]))
+            if needing and needing["ts"] >= row["ts"]:
+                yield row, needing
+            continue
+        # The backend did not tell: they come one after another, in one thread and call.
         parents = waiting.setdefault(row["tid"], [])
         if parents and not _needs(parents[-1], row):
             parents.clear()
-        if row["kind"] == "copyup" and row["ftype"] == "dir":
+        if row["ftype"] == "dir":
             parents.append(row)
-            continue
-        for parent in parents:
-            arrows += 1
-            yield from _arrow(arrows, parent, row, origin)
-        parents.clear()
+        else:
+            yield from ((parent, row) for parent in parents)
+            parents.clear()
 
 
 def _names(rows: list[Row]) -> Iterator[Event]:
@@ -128,8 +141,7 @@ def _needs(parent: Row, row: Row) -> bool:
     """Whether ``parent``'s copyup, the one before in this thread, was for ``row``'s sake."""
     above = (parent["path"] or "").rstrip("/") + "/"
     return (
-        row["kind"] == "copyup"
-        and parent["op"] == row["op"]
+        parent["op"] == row["op"]
         and parent["mount"] == row["mount"]
         and (row["path"] is None or row["path"].startswith(above))
     )

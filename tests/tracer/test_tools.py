@@ -101,6 +101,34 @@ def test_hist_as_text(trace: Path) -> None:
     assert max(line.count("█") for line in bars) == 40
 
 
+def test_hist_of_what_the_kernel_kept(tmp_path: Path) -> None:
+    """By kind, outcome and layers; of two unions together, or of one."""
+    from tracer.histogram import Histogram
+
+    counted = {"/a": [3_000, 5_000, 5_001], "/b": [70_000] * 7}
+    latencies = []
+    for mount, values in counted.items():
+        one = Histogram()
+        one.add(values)
+        latencies.append(
+            {"mount": mount, "kind": "lookup", "outcome": "bottom", "layers": 2,
+             "sum_ns": sum(values), "count": len(values),
+             "buckets": {str(index): count for index, count in one.counts.items()}}
+        )  # fmt: skip
+    latencies.append({**latencies[0], "kind": "readdir", "outcome": None, "layers": 0})
+    changes = {"latencies": latencies}
+    synthetic.write(tmp_path / "t", synthetic.empty(), changes=changes)
+    lookups, readdirs = answer("hist", tmp_path / "t", "--kept", "--json")["histograms"]
+    assert (lookups["value"], readdirs["value"]) == ("lookup bottom (2 layers)", "readdir")
+    assert (lookups["count"], lookups["sum"]) == (10, 13_001 + 490_000)
+    assert sum(count for *_, count in lookups["buckets"]) == 10
+    (one_union,) = answer(
+        "hist", tmp_path / "t", "--kept", "--kind", "lookup", "--mount", "/b", "--json"
+    )["histograms"]
+    assert one_union["count"] == 7
+    assert 70_000 <= one_union["p50"] <= 70_000 * 17 // 16
+
+
 # merge
 
 
@@ -249,6 +277,24 @@ def test_perfetto_arrows(tmp_path: Path) -> None:
     times = [int(ts) - done["otherData"]["origin_ns"] for ts in made["ts"]]
     assert starts == set(times[:2])
     assert ends == [times[2]] * 2
+
+
+def test_perfetto_takes_the_arrows_that_the_backend_told(tmp_path: Path) -> None:
+    """By the numbers of the spans, whatever stands between them."""
+    made = synthetic.columns(synthetic.Workload(spans=5))
+    made["pid"] = [7] * 5
+    made["tid"] = [7, 8, 7, 9, 7]
+    made["ftype"] = ["dir", "file", "dir", "file", "file"]
+    made["path"] = ["/a", "/x", "/a/b", "/y", "/a/b/f"]
+    made["id"], made["parent"] = [1, 2, 3, 4, 5], [5, None, 5, None, None]
+    synthetic.write(tmp_path / "t", made)
+    done = answer("export", tmp_path / "t", "--format", "perfetto")
+    check_trace_events(done)
+    times = [int(ts) - done["otherData"]["origin_ns"] for ts in made["ts"]]
+    arrows = [(e["ph"], round(e["ts"] * 1000)) for e in done["traceEvents"] if e["ph"] in "sf"]
+    assert sorted(arrows) == sorted(
+        [("s", times[0]), ("f", times[4]), ("s", times[2]), ("f", times[4])]
+    )
 
 
 def test_folded(trace: Path, frame: pd.DataFrame, tmp_path: Path) -> None:

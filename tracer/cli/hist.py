@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
     from tracer.histogram import Histogram
+    from tracer.reading import Reading
 
 __all__ = ["hist"]
 
@@ -43,6 +44,11 @@ _BAR = 40
     help="With --by: the N values with the greatest sum.",
 )
 @click.option(
+    "--kept",
+    is_flag=True,
+    help="What the kernel counted of operations without rows: lookups, readdirs, opens, …",
+)
+@click.option(
     "--fine",
     type=click.Choice(["1", "2", "4", "8", "16"]),
     default="1",
@@ -58,6 +64,7 @@ def hist(
     what: str,
     by: str | None,
     top: int,
+    kept: bool,
     fine: str,
     as_json: bool,
     **filters: Any,
@@ -72,6 +79,7 @@ def hist(
       fallthru trace hist /tmp/t
       fallthru trace hist /tmp/t --of sync --by mount --fine 4
       fallthru trace hist /tmp/t --of bytes --how copy --by comm --top 3
+      fallthru trace hist /tmp/t --kept --kind lookup
       fallthru trace hist /tmp/t --json | jq '.histograms[0].p99'
     """
     reading = open_traces(traces, filters)
@@ -80,7 +88,10 @@ def hist(
         raise click.UsageError(
             f"a trace has no column {by}; its columns are: {', '.join(table.column_names)}"
         )
-    groups, unknown = _histograms(table, what, by, top)
+    if kept:
+        groups, unknown, what = _kept(reading, filters), 0, "dur"
+    else:
+        groups, unknown = _histograms(table, what, by, top)
     if as_json:
         made = [_as_data(name, one, int(fine)) for name, one in groups.items()]
         emit_json({"of": what, "by": by, "unknown": unknown, "histograms": made})
@@ -117,6 +128,24 @@ def _histograms(
             groups[text].add(values[codes == code])
     best = sorted(groups.items(), key=lambda item: (-item[1].sum, item[0]))[:top]
     return dict(best), len(column) - len(values)
+
+
+def _kept(reading: Reading, filters: dict[str, Any]) -> dict[str, Histogram]:
+    """Those in the metadata, by kind, outcome, and number of layers that were asked."""
+    from tracer.histogram import Histogram
+
+    groups: dict[str, Histogram] = {}
+    for run in reading.runs:
+        for one in run.metadata.latencies:
+            if filters["kinds"] and one["kind"] not in filters["kinds"]:
+                continue
+            if filters["mounts"] and one["mount"] not in filters["mounts"]:
+                continue
+            layers = f" ({one['layers']} layers)" if one["layers"] else ""
+            name = " ".join(filter(None, (one["kind"], one["outcome"]))) + layers
+            buckets = {int(index): count for index, count in one["buckets"].items()}
+            groups.setdefault(name, Histogram()).merge(Histogram.counted(buckets, one["sum_ns"]))
+    return dict(sorted(groups.items()))
 
 
 def _as_data(name: str, one: Histogram, fine: int) -> dict[str, Any]:
