@@ -277,7 +277,9 @@ def _maker(channel: socket.socket, place: Enclosure) -> NoReturn:
     builder = os.fork()
     if builder == 0:
         _guarded(channel, lambda: _builder(channel, place, target))
-    os.waitpid(builder, 0)
+    code = code_of(os.waitpid(builder, 0)[1])
+    if code > 128:
+        raise OperationFailed(f"the root could not be put together: killed by signal {code - 128}")
     os._exit(0)
 
 

@@ -11,14 +11,14 @@ import fcntl
 import json
 import os
 import shutil
-import subprocess
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from typing import Any, Final
 
-from overlay.errors import EnvironmentLacks, OperationFailed, Refused, UsageError
+from overlay.errors import EnvironmentLacks, Refused, UsageError
 from overlay.text import human_bytes, printable
+from overlay.topcopy import copy_tops
 
 __all__ = [
     "DEFAULT_NEED",
@@ -141,21 +141,12 @@ def write_note(directory: str, family: str, tops: dict[str, str]) -> None:
 
 
 def copy_store(store: str, directory: str, names: list[str]) -> None:
-    """Copy tops with their marks and their index of hard links, which cp(1) keeps together."""
+    """Copy tops out of a store to ``directory``."""
     for name in names:
         # The kernel's scratch directory, closed to everybody, is made anew anyway.
         with suppress(OSError):
             os.rmdir(f"{store}/{name}/work/work")
-        command = ["cp", "-dR", "--preserve=all", "--sparse=always", f"{store}/{name}", directory]
-        done = subprocess.run(command, capture_output=True, text=True, check=False)
-        if done.returncode:
-            raise OperationFailed(
-                f"the changes cannot be copied to {printable(directory)}: "
-                + done.stderr.strip().rpartition("\n")[2]
-            )
-        # It says whose index this is by a file handle; the next mount writes the new one.
-        with suppress(OSError):
-            os.removexattr(f"{directory}/{name}/work/index", "trusted.overlay.upper")
+        copy_tops([f"{store}/{name}"], directory, [f"{directory}/{name}/work/index"])
 
 
 @contextmanager

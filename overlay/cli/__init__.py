@@ -30,6 +30,8 @@ SUBCOMMANDS = {
     "list": ("List the roots, and which of them run.", "overlay.cli.roots:list_"),
     "exec": ("Run a command in a root that runs.", "overlay.cli.roots:exec_"),
     "rm": ("Remove roots, with their tops.", "overlay.cli.roots:rm"),
+    "snapshot": ("Copy what a top holds, to go back to.", "overlay.cli.snapshot:snapshot"),
+    "rollback": ("Make a top what it was at a snapshot.", "overlay.cli.snapshot:rollback"),
     "watch": ("Tell what happens to a bottom meanwhile.", "overlay.cli.watch:watch"),
     "diff": ("Show what the top changes of its bottoms.", "overlay.cli.diff:diff"),
     "commit": ("Do what a top changes to its bottom.", "overlay.cli.commit:commit"),
