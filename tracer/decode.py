@@ -23,6 +23,7 @@ from tracer.records import (
     F_EXACT,
     F_FAILED,
     F_METACOPY,
+    F_MISSED,
     F_UNSEEN,
     PATH_IN_RECORD,
     Batch,
@@ -168,6 +169,7 @@ def _phases(
     # Without the end of creation or the linking nothing in between can be told apart.
     blind = ((column["create_end"] == 0) | (column["link_start"] == 0)) & ~data_only
     blind |= data_only & ((flags & F_UNSEEN) != 0)
+    blind |= (flags & F_MISSED) != 0
     copied = how == 0
     # Extents that are shared are part of making the file: no data moves.
     made = np.where((how == 1) & (column["data_end"] > 0), column["data_end"], column["create_end"])
@@ -222,7 +224,7 @@ def to_table(
         "path": pa.array(_paths(spans, batch.long_paths), pa.string()),
         "ftype": _lookup(modes, lambda mode: _FTYPES.get(mode, "file" if mode else None)),
         "size": pa.array(spans["size"].astype(np.int64)),
-        "bytes": pa.array(moved, mask=other),
+        "bytes": pa.array(moved, mask=other | ((spans["flags"] & F_MISSED) != 0)),
         "how": pa.DictionaryArray.from_arrays(pa.array(how.astype(np.int32), mask=other), hows),
         "errno": pa.array(_errnos(spans["ret"])),
         "mount": _lookup(spans["mount"], mount_name),

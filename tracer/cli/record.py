@@ -57,8 +57,9 @@ def record(
     fallthru's own errors come before CMD starts, or are told on standard error.
     A limit (--for, --until-spans, --max-size) ends the recording, not CMD.
 
-    Tracing costs some 6 µs a copyup, which is 1.3 times the time where copyup of 4 KiB
-    files on tmpfs is the whole work, and 0.3 µs for any other system call.
+    With tracepoints, tracing costs some 6 µs a copyup, which is 1.2 to 1.3 times the time where
+    copyup of 4 KiB files on tmpfs is the whole work, and 0.3 µs for any other system call
+    of any process.  The other backends cost next to nothing outside of unions.
 
     \b
     Examples:

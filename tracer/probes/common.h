@@ -83,6 +83,7 @@ enum span_flags {
                        * for a stub: the end was not seen */
     F_EXACT = 64,     /* `dirtied` is what was copied, F_CLONED and F_COPIED are all there is */
     F_COPIED = 128,   /* data was copied, or there was none but holes */
+    F_MISSED = 512,   /* a return was not seen: bytes and phases are not known */
     F_FAILED = 256,   /* `ret` is the copyup's own */
 };
 

@@ -42,7 +42,7 @@ static __always_inline void begin(void *ctx, u64 dentry)
     u64 inode = READ(dentry, dentry, d_inode);
     s->inode = dentry;
     s->cred = m->cred;
-    s->last_inode = s->sync_start = s->dirtied_base = 0;
+    s->sync_start = s->inside = 0;
     describe(&s->rec, m, bpf_ktime_get_ns());
     s->rec.mode = READ(inode, inode, i_mode);
     s->rec.flags = F_EXACT | (m->metacopy ? F_METACOPY : 0) | (upper_of(inode) ? F_DATA_ONLY : 0);
@@ -117,9 +117,25 @@ RETURN(data)
     return 0;
 }
 
+#ifdef KPROBES
+/* Whose return is missed, as may happen to kretprobes, is known by what was entered. */
+static __always_inline int entered(void)
+{
+    CURRENT_COPYUP(s);
+    s->inside++;
+    return 0;
+}
+ENTRY(splice) { return entered(); }
+ENTRY(clone) { return entered(); }
+#define LEFT(S) S->inside--
+#else
+#define LEFT(S)
+#endif
+
 RETURN(splice)
 {
     CURRENT_COPYUP(s);
+    LEFT(s);
     s64 moved = RESULT();
     if (moved > 0) {
         s->rec.flags |= F_COPIED;
@@ -131,6 +147,7 @@ RETURN(splice)
 RETURN(clone)
 {
     CURRENT_COPYUP(s);
+    LEFT(s);
     if ((s64)RESULT() > 0)
         s->rec.flags |= F_CLONED;
     return 0;
@@ -185,6 +202,10 @@ ENTRY(end)
     u64 upper = upper_of(inode);
     s->rec.end = bpf_ktime_get_ns();
     take_union_path(&s->rec, dentry);
+#ifdef KPROBES
+    if (s->inside || s->sync_start)
+        s->rec.flags |= F_MISSED;
+#endif
     if (upper) {
         u64 made = READ(dentry, upper, d_inode);
         s->rec.size = READ(inode, made, i_size);

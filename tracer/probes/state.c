@@ -49,6 +49,7 @@ struct span {
     u64 last_inode;   /* when the inode itself was last touched before linking */
     u64 sync_start;
     u64 dirtied_base;
+    u64 inside;       /* functions that were entered and not left */
     struct span_record rec;
 };
 
