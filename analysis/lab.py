@@ -64,7 +64,7 @@ def disk(kind: str, where: Path, mib: int, image: Path | None = None) -> Iterato
     if image is None:
         with own.open("wb") as file:
             file.truncate(mib << 20)
-        subprocess.run([*_MKFS[kind], str(own)], check=True)
+        subprocess.run([*_MKFS[kind], str(own)], check=True, stdout=subprocess.DEVNULL)
     backing = os.open(image or own, os.O_RDWR)
     device, name = syscalls.loop_attach(backing, read_only=False)
     os.close(backing)

@@ -131,7 +131,7 @@ def load(paths: StrPath | Iterable[StrPath], *, columns: Sequence[str] | None = 
     except MemoryError as error:
         raise TooLarge(
             "the trace does not fit in memory",
-            hint="load fewer columns, or summarise it part by part (analysis.fleet)",
+            hint="load fewer columns, or go through it part by part (analysis.load.batches)",
         ) from error
     runs = _runs(found)
     _name(frame, runs, host=columns is None or "host" in columns)

@@ -252,8 +252,7 @@ class Session:
         """What :meth:`table` gives, as a pandas frame (types: :mod:`tracer.frame`)."""
         from tracer.frame import frame_of
 
-        table = self.table().unify_dictionaries()
-        return frame_of(table)
+        return frame_of(self.table())
 
     @property
     def lost(self) -> int:

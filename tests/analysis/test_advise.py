@@ -211,3 +211,19 @@ def test_the_command_for_copying_ahead_copies_exactly_those(layers: Path) -> Non
     shell(layers, found.command)
     assert {file.name for file in (layers / "top").iterdir()} == {f"f{at}" for at in range(31)}
     assert (layers / "top" / "f7").read_bytes() == (layers / "bottom" / "f7").read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("name", "applied"),
+    [("metacopy", "fallthru"), ("throwaway", "throwaway"), ("reflink", "reflink")],
+)
+def test_predictions_came_true_within_three_tenths(name: str, applied: str) -> None:
+    """Traces of one workload, recorded before and after the advice was followed."""
+    saves = REPOSITORY / "notebooks" / "data" / "saves"
+    before, after = load(saves / "document"), load(saves / applied)
+    (found,) = [one for one in advise(before) if one.name == name]
+    spent = [int(one.frame["dur"].to_numpy().view("int64").sum()) for one in (before, after)]
+    came = spent[0] - spent[1]
+    assert found.time.value == pytest.approx(came, rel=0.3)
+    fewer = int(before.frame["bytes"].sum() - after.frame["bytes"].sum())
+    assert found.bytes == fewer

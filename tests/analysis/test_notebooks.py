@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from analysis.style import Picture
+from tests.fsimages import needs_filesystem
 
 NOTEBOOKS = sorted((Path(__file__).parents[2] / "notebooks").glob("*.ipynb"))
 
@@ -56,12 +57,9 @@ def left_over() -> Iterator[None]:
     assert set(Path("/var/tmp").glob("fallthru-notebook-*")) == before
 
 
-def test_copyup_cost_runs(root: None, left_over: None) -> None:
-    doctor = pytest.importorskip("tracer.doctor")
-    lacking = [one.name for one in doctor.checks() if one.required and not one.ok]
-    if lacking:
-        pytest.skip(f"needs: {', '.join(lacking)}")
-    (notebook,) = [path for path in NOTEBOOKS if path.name.startswith("01_")]
+def run(number: str, **environment: str) -> str:
+    """What the cells of one notebook print, from top to bottom."""
+    (notebook,) = [path for path in NOTEBOOKS if path.name.startswith(number)]
     done = subprocess.run(
         [sys.executable, "-c", RUNNER],
         input="\0".join(source(cell) for cell in cells(notebook, "code")),
@@ -69,11 +67,72 @@ def test_copyup_cost_runs(root: None, left_over: None) -> None:
         text=True,
         check=False,
         cwd=notebook.parents[1],
-        env={**os.environ, "PYTHONPATH": str(notebook.parents[1])},
+        env={**os.environ, "PYTHONPATH": str(notebook.parents[1]), **environment},
     )
     assert done.returncode == 0, done.stderr
-    assert "1,009 files" in done.stdout
-    assert "fixed cost" in done.stdout
-    assert done.stdout.count(Picture.__name__) == 3
+    return done.stdout
+
+
+def needs_tracer() -> None:
+    doctor = pytest.importorskip("tracer.doctor")
+    lacking = [one.name for one in doctor.checks() if one.required and not one.ok]
+    if lacking:
+        pytest.skip(f"needs: {', '.join(lacking)}")
+
+
+def test_copyup_cost_runs(root: None, left_over: None) -> None:
+    needs_tracer()
+    said = run("01_")
+    assert "1,009 files" in said
+    assert "fixed cost" in said
+    assert said.count(Picture.__name__) == 3
     # 1,009 files and 10 directories: the chown copies each file up, in either profile.
-    assert "('document', 1019, '0 events lost')" in done.stdout
+    assert "('document', 1019, '0 events lost')" in said
+
+
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize("measured", [True, False], ids=["measured", "from the committed traces"])
+def test_what_fallthru_saves_runs(root: None, left_over: None, measured: bool) -> None:
+    """250 files and 8 directories.  Without the tools that make file systems, as without root."""
+    if measured:
+        needs_tracer()
+        needs_filesystem("ext4")
+        needs_filesystem("xfs")
+        said = run("02_")
+    else:
+        said = run("02_", PATH="/nowhere")
+    assert ("measured here" if measured else "from the committed traces") in said
+    for name in ("document", "fallthru", "throwaway", "reflink"):
+        assert f"('{name}', 258, '0 events lost')" in said
+    for advice in ("metacopy", "throwaway", "reflink", "ahead"):
+        assert f"\n{advice} " in said
+    assert said.count(Picture.__name__) == 2
+
+
+def test_semantics_runs() -> None:
+    said = run("03_")
+    assert " clauses, " in said
+    assert "kernel:document" in said
+    assert said.count(Picture.__name__) == 1
+
+
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize("measured", [True, False], ids=["measured", "from the committed figures"])
+def test_claims_of_2010_runs(root: None, left_over: None, measured: bool) -> None:
+    if measured:
+        for kind in ("ext4", "xfs", "btrfs"):
+            needs_filesystem(kind)
+        said = run("04_")
+    else:
+        said = run("04_", PATH="/nowhere")
+    assert ("measured here" if measured else "from the committed figures") in said
+    (whole, more) = (
+        [float(word) for word in line.split()[-3:]]
+        for line in said.splitlines()
+        if line.startswith("full copy on ext4")
+    )
+    # An overlay is there sooner than a full copy, and holds less: lines 44-47.
+    assert whole[2] > 0
+    assert more[0] > 1
+    assert more[2] > 1
+    assert "after directory copyup" in said
