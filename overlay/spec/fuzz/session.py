@@ -24,6 +24,7 @@ from overlay.spec.fuzz import layers
 from overlay.spec.fuzz.announced import Announcements
 from overlay.spec.fuzz.answers import Answer, answer, failed, told
 from overlay.spec.fuzz.case import Case
+from overlay.spec.fuzz.following import following, named, path_of
 from overlay.spec.fuzz.steps import Step
 from overlay.spec.fuzz.trees import (
     Difference,
@@ -200,11 +201,13 @@ class Session:
         ours = self._engine_tree()
         if mine != theirs:
             subject = f"{step.operation} {self._subject(step, before)}"
-            difference = Difference(_path(step), subject, told(mine), told(theirs))
+            difference = Difference(path_of(step), subject, told(mine), told(theirs))
             self._accept("answer", difference, spoken)
-            if not self._agrees(ours):
+            # Flags of files are no part of a tree.
+            flagged = step.operation == "chattr" and failed(theirs) and not failed(mine)
+            if flagged or not self._agrees(ours):
                 # The target did not do it, or did what the engine would not.
-                expected = _expected(step, before, mine, theirs)
+                expected = following(step, before, mine, theirs)
                 self._compare(self._theirs if expected is None else expected, self._theirs, spoken)
                 self._adopt(spoken)
                 return
@@ -226,9 +229,9 @@ class Session:
 
         To exchange a file with a directory is about the directory.
         """
-        kinds = [kind_of(tree.get(_path(step)))]
+        kinds = [kind_of(tree.get(path_of(step)))]
         if step.operation == "rename" and step.arguments[2] & syscalls.RENAME_EXCHANGE:
-            kinds.append(kind_of(tree.get(_normal(step.arguments[1]))))
+            kinds.append(kind_of(tree.get(named(step.arguments[1]))))
         return "directory" if "directory" in kinds else kinds[0]
 
     def _remount(self, spoken: str) -> None:
@@ -367,47 +370,3 @@ class _Kept:
 
 def _of_mount(what: str, seen: str, spoken: str) -> Unannounced:
     return Unannounced(Found("mount", Difference(b".", what, "succeeds", seen), spoken))
-
-
-def _normal(path: str) -> bytes:
-    """A path of a step as trees call it, symlinks not followed."""
-    normal = os.path.normpath(os.fsencode(path or "?"))
-    return b"." if normal in (b".", b"..") else b"./" + normal
-
-
-def _path(step: Step) -> bytes:
-    at = 1 if step.operation == "symlink" else 0
-    return _normal(step.arguments[at])
-
-
-def _expected(step: Step, before: Tree, mine: Answer, theirs: Answer) -> Tree | None:
-    """What the target has to show after an answer that was announced; None if who knows."""
-    if failed(theirs):
-        return before
-    if step.operation != "rename" or not failed(mine):
-        return None
-    old, new, flags = _normal(step.arguments[0]), _normal(step.arguments[1]), step.arguments[2]
-    moves = [(old, new)] + ([(new, old)] if flags & syscalls.RENAME_EXCHANGE else [])
-    ends = [end for pair in moves for end in pair]
-    tree = {
-        path: seen for path, seen in before.items() if not any(_below(path, end) for end in ends)
-    }
-    for start, end in moves:
-        tree |= {
-            end + path.removeprefix(start): seen
-            for path, seen in before.items()
-            if _below(path, start)
-        }
-    return _modified(tree, [os.path.dirname(old), os.path.dirname(new)])
-
-
-def _below(path: bytes, start: bytes) -> bool:
-    return path == start or path.startswith(start + b"/")
-
-
-def _modified(tree: Tree, directories: list[bytes]) -> Tree:
-    for path in directories:
-        seen = tree.get(path)
-        if seen is not None and not isinstance(seen, str):
-            tree[path] = seen._replace(time=-1)
-    return tree
