@@ -76,7 +76,7 @@ def kept() -> set[Device]:
         return set()
     try:
         with _list(PLACE) as listed:
-            return {_device(key) for key in listed}
+            return set(map(_device, listed.keys()))
     except OSError:
         return set()
 
@@ -93,7 +93,7 @@ def keep(device: Device) -> None:
 
 def let_go(device: Device) -> None:
     """Let a file system be mounted as one likes again."""
-    with _list(PLACE) as listed, suppress(KeyError):
+    with _list(PLACE) as listed, suppress(FileNotFoundError):
         del listed[_key(device)]
 
 
