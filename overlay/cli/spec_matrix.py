@@ -63,12 +63,12 @@ def matrix(files: tuple[str, ...], output: str | None, junit: str | None, as_jso
 
 def write_pages(directory: Path, merged: Sequence[Result], clauses: Sequence[Clause]) -> None:
     """Every written form of the matrix, in ``directory``, which is made if need be."""
-    from overlay.spec import coverage, page
+    from overlay.spec import coverage, page, results
     from overlay.spec import matrix as table
 
     built = table.build(merged, clauses)
     known = [result for result in merged if result.id in {clause.id for clause in clauses}]
-    records = ",\n".join(json.dumps(r.as_json(), ensure_ascii=False) for r in known)
+    records = ",\n".join(json.dumps(results.compact(r), ensure_ascii=False) for r in known)
     texts = {
         "index.html": page.as_html(built, coverage.stretches(clauses)),
         "matrix.md": table.as_markdown(built),

@@ -61,6 +61,7 @@ class Bench(Looking):
         self._mounted: list[Path] = []
         self._unmounting: dict[Path, str] = {}
         self._covered: list[Path] = []
+        self._endings: list[Callable[[], object]] = []
         self._before: dict[str, Entry] | None = None
         self._calls: RecordedCalls | None = None
         #: All that is done here, as a script.
@@ -74,6 +75,14 @@ class Bench(Looking):
         """For checks that no engine can answer: Lacks unless the target makes mounts."""
         if "engine" in self.features:
             raise Lacks(f"a mount ({why})")
+
+    def found(self, feature: str) -> None:
+        """What the check found out about these layers, for departures to hang on."""
+        self.features |= {feature}
+
+    def at_close(self, ending: Callable[[], object]) -> None:
+        """Have ``ending`` called when all mounts are gone."""
+        self._endings.append(ending)
 
     def limit_top(self, size: int, *, inodes: int = 0) -> None:
         """Move the still empty top to a tmpfs that holds only ``size`` bytes, ``inodes`` files."""
@@ -251,6 +260,8 @@ class Bench(Looking):
             while _mount_at(path) is not None:
                 self._detach(path)
         self._mounted.clear()
+        for ending in reversed(self._endings):
+            ending()
         return trouble
 
     def _detach(self, path: Path) -> None:

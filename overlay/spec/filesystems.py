@@ -56,7 +56,6 @@ KINDS: Final = {
     ),
     "xfs": Kind(("mkfs.xfs", "-q", "-m", "reflink=1", "{image}"), 320),
     "btrfs": Kind(("mkfs.btrfs", "-q", "{image}"), 120),
-    "jffs2": Kind(("mkfs.jffs2", "-r", "{tree}", "-o", "{image}"), finished=True),
     "squashfs": Kind(
         ("mksquashfs", "{tree}", "{image}", "-quiet", "-no-progress", "-noappend"), finished=True
     ),
@@ -74,8 +73,6 @@ def make_image(kind: str, image: Path, tree: Path) -> None:
         raise Lacks(f"{kind} in this kernel")
     if shutil.which(made.make[0]) is None:
         raise Lacks(f"{made.make[0]}, which makes a {kind} file system")
-    if kind == "jffs2":
-        raise Lacks("a flash device for jffs2, which lives on no loop device")
     if not made.finished:
         with image.open("wb") as file:
             file.truncate(made.size << 20)

@@ -218,28 +218,35 @@ class RecordedCalls:
             lambda: self._calls.removexattr(path, attribute, follow=follow),
         )
 
-    def nodump(self, path: Path) -> bool:
-        """Whether the file has the no-dump flag (chattr's d)."""
+    def flags(self, path: Path) -> int:
+        """The flags that lsattr shows."""
         fd = self._calls.open(path, os.O_RDONLY)
         try:
-            found = bool(_flags(fd) & _FS_NODUMP_FL)
+            answer = fcntl.ioctl(fd, _FS_IOC_GETFLAGS, bytes(8))
         finally:
             os.close(fd)
+        return int(struct.unpack("=I", answer[:4])[0])
+
+    def set_flags(self, path: Path, flags: int) -> None:
+        """Set exactly these."""
+        fd = self._calls.open(path, os.O_RDONLY)
+        try:
+            fcntl.ioctl(fd, _FS_IOC_SETFLAGS, struct.pack("=II", flags, 0))
+        finally:
+            os.close(fd)
+
+    def nodump(self, path: Path) -> bool:
+        """Whether the file has the no-dump flag (chattr's d)."""
+        found = bool(self.flags(path) & _FS_NODUMP_FL)
         self._steps.look(f"lsattr -d {self._at(path)} | cut -c1-22 | tr -dc d", "d" * found)
         return found
 
     def set_nodump(self, path: Path) -> None:
         """What chattr +d does: the flags that the file has, and that one."""
-
-        def call() -> None:
-            fd = self._calls.open(path, os.O_RDONLY)
-            try:
-                flags = struct.pack("=II", _flags(fd) | _FS_NODUMP_FL, 0)
-                fcntl.ioctl(fd, _FS_IOC_SETFLAGS, flags)
-            finally:
-                os.close(fd)
-
-        self._do(f"chattr +d {self._at(path)}", call)
+        self._do(
+            f"chattr +d {self._at(path)}",
+            lambda: self.set_flags(path, self.flags(path) | _FS_NODUMP_FL),
+        )
 
     @contextmanager
     def acting_as(self, who: Credentials) -> Iterator[None]:
@@ -253,11 +260,6 @@ _MANY = 12  # names in a listing
 _FS_IOC_GETFLAGS = 0x80086601
 _FS_IOC_SETFLAGS = 0x40086602
 _FS_NODUMP_FL = 0x40
-
-
-def _flags(fd: int) -> int:
-    answer = fcntl.ioctl(fd, _FS_IOC_GETFLAGS, bytes(8))
-    return int(struct.unpack("=I", answer[:4])[0])
 
 
 def _node(mode: int, device: int) -> str:

@@ -16,9 +16,11 @@ from overlay.errors import UsageError
 from overlay.spec.runner import STATUSES, Result
 from overlay.text import printable
 
-__all__ = ["Change", "changes", "merge", "read"]
+__all__ = ["Change", "changes", "compact", "merge", "read"]
 
 _TEXTS: Final = ("id", "target", "kernel", "status", "expected", "observed")
+#: What a kept clause's record may lack: both sides are what the catalogue says.
+_LEFT_OUT: Final = {"expected": "", "observed": "", "lines": []}
 
 
 def read(path: str) -> list[Result]:
@@ -34,7 +36,17 @@ def read(path: str) -> list[Result]:
     return [_result(path, record) for record in records]
 
 
+def compact(result: Result) -> dict[str, Any]:
+    """The result's record for a file that is kept: a kept clause says nothing more than that."""
+    record = result.as_json()
+    if result.status == "kept":
+        return {key: value for key, value in record.items() if key not in _LEFT_OUT}
+    return record
+
+
 def _result(path: str, record: Any) -> Result:
+    if isinstance(record, dict) and record.get("status") == "kept":
+        record = _LEFT_OUT | record
     if (
         not isinstance(record, dict)
         or not all(isinstance(record.get(key), str) for key in _TEXTS)

@@ -225,6 +225,9 @@ def judge(
         return _not_run(clause, target, str(lacks))
     except Exception as error:
         broken = traceback.format_exception_only(error)[-1].strip()
+        for home in (places.mounts, places.bottom, places.top):
+            # They have other names in every run.
+            broken = broken.replace(f"{home}/", "")
     finally:
         trouble = bench.close()
     if trouble is not None:
@@ -237,7 +240,7 @@ def judge(
         differing.append(Observation("result", "the check", "runs to its end", broken))
         result = _of_observations(clause, target, "failed", differing)
     else:
-        result = _verdict(clause, target, features, seen)
+        result = _verdict(clause, target, bench.features, seen)
     by_hand, _ = target.by_hand(("bottom",), "top", "top.work", "mnt")
     return replace(result, steps=bench.steps.text) if by_hand else result
 

@@ -27,6 +27,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     running = verbs.add_parser("run", help="run a command on a kernel, in this checkout")
     running.add_argument("--timeout", type=float, default=600, metavar="SECONDS")
     running.add_argument("--memory", default="2G", metavar="SIZE", help="such as 2G (default)")
+    running.add_argument(
+        "--union-root", action="store_true", help="its root is an overlay (uml only)"
+    )
     running.add_argument("kernel", metavar="KERNEL")
     running.add_argument("command", nargs="+", metavar="CMD", help="after --")
     serving = verbs.add_parser(
@@ -52,7 +55,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         machine = machines.named(chosen.kernel)
         if not machine.ready():
             raise Lacks(f"{machine.name} is not built yet: scripts/vm setup {machine.name}")
-        start = machine.start(chosen.memory)
+        union_root = getattr(chosen, "union_root", False)
+        start = machine.start(chosen.memory, union_root=union_root)
         if chosen.verb == "serve":
             serve(start, sys.stdin, sys.stdout)
             return 0

@@ -72,7 +72,7 @@ def _script(command: Sequence[str]) -> str:
     checkout = shlex.quote(str(CHECKOUT))
     return (
         f"cd {checkout} || exit 125\n"
-        "unset vm_tree vm_job vm_checkout\n"
+        "unset vm_tree vm_job vm_checkout vm_union_root\n"
         f"export PATH={checkout}/.venv/bin:{_PATH} HOME=/run/home TMPDIR=/tmp LC_ALL=C.UTF-8\n"
         "export PYTHONDONTWRITEBYTECODE=1 TERM=dumb\n"
         f"exec {shlex.join(command)}\n"

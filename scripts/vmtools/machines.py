@@ -47,10 +47,12 @@ class Machine:
             tree = qemu.find_kernel(self.name, self.suite)
         return None if tree is None else (tree / "release").read_text("utf-8").strip()
 
-    def start(self, memory: str) -> Start:
+    def start(self, memory: str, *, union_root: bool = False) -> Start:
         """How to start it; nothing but what is built is used."""
         if self.name == "uml":
-            return uml.start(uml.build(self.suite), memory)
+            return uml.start(uml.build(self.suite), memory, union_root=union_root)
+        if union_root:
+            raise UnknownMachine("only user-mode Linux boots on a union")
         kernel = qemu.build_kernel(self.name, self.suite)
         return qemu.start(kernel, qemu.build_root(), memory)
 

@@ -53,8 +53,8 @@ def build(suite: str) -> Path:
     return store.cached(_NAME, _inputs(suite), fill)
 
 
-def start(tree: Path, memory: str) -> Start:
-    """How to start the machine whose files are in ``tree``."""
+def start(tree: Path, memory: str, *, union_root: bool = False) -> Start:
+    """How to start the machine whose files are in ``tree``, perhaps on an overlay."""
 
     def words(job: Path) -> list[str | os.PathLike[str]]:
         for name in ("init-uml", "run.sh"):
@@ -72,6 +72,7 @@ def start(tree: Path, memory: str) -> Start:
             f"vm_tree={tree}",
             f"vm_job={job}",
             f"vm_checkout={CHECKOUT}",
+            *(["vm_union_root=1"] if union_root else []),
             f"uml_dir={job}/",  # or it litters the home directory
             "con=null",
             "con0=null,fd:1",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -81,8 +82,46 @@ def test_the_page_has_a_section_a_clause_and_takes_nothing_for_markup() -> None:
     assert reader.ids == {*(clause.id for clause in CLAUSES[:4]), "coverage"}
     assert reader.links <= reader.ids
     for clause in CLAUSES[:4]:
-        assert f"--clause {clause.id} " in text
-    assert "def creat_new(b: Bench)" in text
+        assert f"spec show {clause.id} " in text
+
+
+def test_the_page_shows_the_steps_that_a_run_kept() -> None:
+    with_steps = replace(RESULTS[0], steps="mkdir bottom\ncat <mnt/file\n#> <b>text</b>\n")
+    built = matrix.build([with_steps, *RESULTS[1:]], CLAUSES)
+    text = page.as_html(built, coverage.stretches(CLAUSES))
+    assert "cat &lt;mnt/file\n#&gt; &lt;b&gt;text&lt;/b&gt;\n</pre>" in text
+    assert text.count("No run kept its steps") == 3
+
+
+KERNELS = ("6.12.9", "6.1.5 (uml)", "7.0.1", "6.1.7")
+
+
+def test_a_cell_has_the_usual_status_and_the_kernels_that_differ() -> None:
+    runs = [result(0, "kept", kernel=kernel) for kernel in KERNELS[1:]]
+    runs += [result(0, "failed", kernel=KERNELS[0]), result(1, "not-run", kernel=KERNELS[0])]
+    built = matrix.build([*runs, result(0, "kept", target="engine", kernel="7.0.1")], CLAUSES)
+    assert built.kernels == ("6.1.5 (uml)", "6.1.7", "6.12.9", "7.0.1")
+    assert [built.short(kernel) for kernel in built.kernels] == ["6.1 uml", "6.1", "6.12", "7.0"]
+    assert built.statuses(CLAUSES[0], "overlayfs") == [("kept", ()), ("failed", ("6.12.9",))]
+    assert built.statuses(CLAUSES[0], "engine") == [("kept", ())]
+    assert built.statuses(CLAUSES[1], "engine") == []
+    text = matrix.as_markdown(built)
+    assert "| target | 6.1 uml | 6.1 | 6.12 | 7.0 |" in text
+    assert f"| [{CLAUSES[0].id}](index.html#{CLAUSES[0].id}) | 118 | ✓ ✗ (6.12) | ✓ |" in text
+    page_text = page.as_html(built, coverage.stretches(CLAUSES))
+    assert '✗</span> <small>6.12</small></td><td><span class="kept"' in page_text
+
+
+def test_kernels_of_one_series_keep_their_whole_names() -> None:
+    built = matrix.build([result(0, "kept", kernel=k) for k in ("6.1.5", "6.1.7")], CLAUSES)
+    assert [built.short(kernel) for kernel in built.kernels] == ["6.1.5", "6.1.7"]
+
+
+def test_what_is_published_names_no_private_kernel() -> None:
+    """The kit leaves out what a builder appended to the version."""
+    recorded = results.read(str(PUBLISHED / "results.json"))
+    kernels = {each.kernel for each in recorded}
+    assert all(re.fullmatch(r"\d+\.\d+\.\d+( \(uml\))?", kernel) for kernel in kernels)
 
 
 def test_the_published_page_is_what_its_results_and_the_catalogue_give(tmp_path: Path) -> None:

@@ -27,6 +27,16 @@ def test_what_was_written_is_read_back(tmp_path: Path) -> None:
     assert results.read(str(file)) == [KEPT, lacking]
 
 
+def test_a_compact_record_keeps_the_status_and_all_of_a_difference(tmp_path: Path) -> None:
+    departed = replace(KEPT, status="departed", observed="something else", steps="mkdir x\n")
+    file = tmp_path / "kept.json"
+    file.write_text(json.dumps([results.compact(KEPT), results.compact(departed)]))
+    assert "wanted" not in file.read_text().split("departed")[0]
+    kept, other = results.read(str(file))
+    assert kept == replace(KEPT, expected="", observed="", lines=())
+    assert other == departed
+
+
 @pytest.mark.parametrize(
     "text",
     ["", "{}", "[1]", '[{"id": "a.b"}]', json.dumps([KEPT.as_json() | {"status": "passed"}])],

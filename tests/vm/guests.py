@@ -14,7 +14,8 @@ as `judged` does) rather than run it once for each.
 
 What cannot be had in bounded time is skipped with the reason, and asked for once only:
 builds that take longer than 10 minutes or lack the network, guests that do not come up in
-two minutes.
+two minutes; and, where FALLTHRU_VM_SECONDS says how long guests may take in all, every
+test after that.
 """
 
 from __future__ import annotations
@@ -25,6 +26,9 @@ import json
 import os
 import signal
 import subprocess
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any, Final
 
 import pytest
@@ -42,15 +46,29 @@ _BOOTING: Final = 120  # seconds, on two cores it takes 3 to 15
 _LACKS: Final = 3  # scripts/vm: something is missing, and the message says what
 _TIMED_OUT: Final = 124
 
+#: Seconds that tests have waited for guests, a number for each time.
+_taken: list[float] = []
 #: What runs the guests that are up.
 serving: dict[str, subprocess.Popen[str]] = {}
 
 
 def need(kernel: str) -> None:
     """Skip unless the guest ``kernel`` is there, or may be built."""
+    limit = float(os.environ.get("FALLTHRU_VM_SECONDS", "inf"))
     lacking = _lacking(kernel)
+    if not lacking and sum(_taken) > limit:
+        lacking = f"more time for guests than FALLTHRU_VM_SECONDS ({limit:.0f})"
     if lacking:
         pytest.skip(f"needs: {lacking}")
+
+
+@contextmanager
+def _timed() -> Iterator[None]:
+    begun = time.monotonic()
+    try:
+        yield
+    finally:
+        _taken.append(time.monotonic() - begun)
 
 
 @functools.cache
@@ -59,7 +77,8 @@ def _lacking(kernel: str) -> str:
     if wish == "0":
         return "guests (FALLTHRU_VM is 0)"
     if kernel in _BUILT_ON_DEMAND.get(wish, set()):
-        return _cannot_build(kernel)
+        with _timed():
+            return _cannot_build(kernel)
     return "" if kernel in _ready() else f"the kernel {kernel} (scripts/vm setup {kernel})"
 
 
@@ -119,7 +138,8 @@ def _ask(kernel: str, command: tuple[str, ...], seconds: int) -> subprocess.Comp
     assert guest.stdout is not None
     guest.stdin.write(json.dumps({"command": command, "timeout": seconds}) + "\n")
     guest.stdin.flush()
-    answer: dict[str, Any] = json.loads(guest.stdout.readline())
+    with _timed():
+        answer: dict[str, Any] = json.loads(guest.stdout.readline())
     streams = (
         base64.b64decode(answer[name]).decode(errors="surrogateescape")
         for name in ("stdout", "stderr")
@@ -140,15 +160,16 @@ def in_fresh_guest(
 ) -> subprocess.CompletedProcess[str]:
     """The finished command, run in a guest of its own; its exit code is scripts/vm's."""
     need(kernel)
-    return subprocess.run(
-        (VM, "run", "--timeout", str(seconds), kernel, "--", *command),
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        text=True,
-        errors="surrogateescape",
-        check=False,
-        timeout=seconds + 60,
-    )
+    with _timed():
+        return subprocess.run(
+            (VM, "run", "--timeout", str(seconds), kernel, "--", *command),
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            errors="surrogateescape",
+            check=False,
+            timeout=seconds + 60,
+        )
 
 
 @functools.cache

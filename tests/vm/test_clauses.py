@@ -17,18 +17,15 @@ from tests.vm.guests import in_guest, judged, need
 SMOKE = ("kernel:document",)
 
 #: Reasons, by their beginning, why clauses are not run on the kernel mounts of any guest.
-NOWHERE = (
-    "a flash device for jffs2",
-    "a bottom on NFS",
-    "a top on NFS",
-    "a machine that was booted with a union as its root",
-)
+NOWHERE = ("a machine that was booted with",)
 #: tmpfs has both since 6.6.
 BEFORE_6_6 = ("O_DIRECT on both layers", "user xattrs on the layers")
 #: Its root is the machine's, which need not have the programs.
-HOST_LACKS = ("mkfs.", "mksquashfs,", "xorriso,", "jffs2 in this kernel")
+HOST_LACKS = ("mkfs.", "mksquashfs,", "xorriso,")
+#: User-mode Linux, which has no hardware to drive.
+UML_LACKS = ("flash for jffs2", "nfsd in this kernel")
 NOT_RUN = {
-    "uml": (*NOWHERE, *BEFORE_6_6, *HOST_LACKS, "a ext2 driver that exchanges names"),
+    "uml": (*NOWHERE, *BEFORE_6_6, *HOST_LACKS, *UML_LACKS),
     "debian-6.1": (*NOWHERE, *BEFORE_6_6),
     "debian-6.12": NOWHERE,
     "debian-7": NOWHERE,
@@ -87,6 +84,23 @@ def test_the_command_judges_in_the_guest() -> None:
     assert {result["target"] for result in results} == {"overlayfs:index=on", "command:mount"}
     assert {result["kernel"].rpartition(" ")[2] for result in results} == {"(uml)"}
     assert len({result["id"] for result in results}) * 2 == len(results) > 10
+
+
+def test_flash_and_nfs_are_judged_where_the_kernel_has_them() -> None:
+    judged_there = {result.id: result for result in judged("debian-6.12", SMOKE)}
+    names = ("supported.bottom.iso9660", "supported.top.jffs2", "nfs.bottom", "nfs.top")
+    found = {name: judged_there[name].status for name in names}
+    assert found == dict(zip(names, ("kept", "departed", "departed", "kept"), strict=True))
+    assert judged_there["nfs.bottom"].observed == "mounting over a bottom on NFS: accepted"
+
+
+def test_a_union_as_the_root_of_the_machine_is_judged_under_user_mode_linux() -> None:
+    done = fallthru(
+        *("spec", "run", "--kernel", "uml", "--json", "--clause", "boot.root"),
+        *("--target", "overlayfs", "--target", "engine"),
+    )
+    status = {result["target"]: result["status"] for result in json.loads(done.stdout)}
+    assert status == {"overlayfs": "kept", "engine": "not-run"}
 
 
 def test_what_memory_lacks_before_6_6_a_disk_has() -> None:

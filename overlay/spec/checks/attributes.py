@@ -85,6 +85,7 @@ def chattr(b: Bench) -> Observations:
     b.file(_FILE, _CONTENT)
     for layer in (b.bottom, b.top):
         _needs_flags(b, b.file("probe", on=layer))
+    _look_for_own_flags(b)
     b.needs_mount("an ioctl needs a descriptor that stands for the union's file")
     yield from _attribute(
         b,
@@ -99,6 +100,14 @@ def _needs_flags(b: Bench, path: Path) -> None:
         b.calls(path.parent).set_nodump(path.name)
     except OSError as error:
         raise Lacks(f"file attributes (chattr) on both layers ({error.strerror})") from None
+
+
+def _look_for_own_flags(b: Bench) -> None:
+    """Whether the top's file system refuses flags that files of the bottom's have."""
+    try:
+        b.calls(b.top).set_flags("probe", b.calls(b.bottom).flags("probe"))
+    except OSError:
+        b.found("flags-of-the-bottom")
 
 
 @check("copyup.symlink-itself")
