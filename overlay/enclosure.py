@@ -23,7 +23,7 @@ from dataclasses import dataclass, field
 from typing import Any, Final, NoReturn, TypeVar
 
 from overlay import errors, syscalls
-from overlay.errors import FallthruError, NoPrivilege, OperationFailed
+from overlay.errors import EnvironmentLacks, FallthruError, NoPrivilege, OperationFailed
 
 __all__ = ["Command", "Enclosure", "Ending", "join", "run", "stand"]
 
@@ -231,9 +231,10 @@ def _first(channel: socket.socket, command: Command, place: Enclosure, mask: Any
 def stand(place: Enclosure) -> int:
     """Make ``place`` and leave it, with nothing in it but a first process; its number.
 
-    That process is sleep(1), which costs next to nothing and, with SIGCHLD ignored, lets the
-    kernel reap orphans.  It was started before the place got its own root, where there may
-    be no such program; pivot_root() takes it along.  Killing it ends the place.
+    That process is cat(1), which reads a pipe that nobody else has.  It costs next to nothing
+    and, with SIGCHLD ignored, lets the kernel reap orphans.  It is started before the place
+    gets its own root, where there may be no such program, and has said once that it runs and
+    needs no more files: pivot_root() then takes it along.  Killing it ends the place.
     """
     mine, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     maker = os.fork()
@@ -263,16 +264,17 @@ def _maker(channel: socket.socket, place: Enclosure) -> NoReturn:
     os.setsid()
     _silence()
     _enter(place.namespaces & syscalls.CLONE_NEWPID)
-    executed, executing = os.pipe()
+    to, answer = os.pipe(), os.pipe()
     first = os.fork()
     if first == 0:
-        os.close(executed)
-        _guarded(channel, lambda: _sleeper(channel, place))
-    os.close(executing)
+        _guarded(channel, lambda: _reader(channel, place, to, answer))
+    os.close(answer[1])
     _say(channel, "forked", {"pid": first})
     if channel.recv(16) != b"go":
         os._exit(0)
-    os.read(executed, 1)  # its end: the other one was closed by exec
+    os.write(to[1], b"?")
+    if os.read(answer[0], 1) != b"?":
+        raise EnvironmentLacks("cat(1), a root's first process, cannot be run", hint="coreutils")
     target = os.pidfd_open(first)
     builder = os.fork()
     if builder == 0:
@@ -283,11 +285,18 @@ def _maker(channel: socket.socket, place: Enclosure) -> NoReturn:
     os._exit(0)
 
 
-def _sleeper(channel: socket.socket, place: Enclosure) -> NoReturn:
+def _reader(
+    channel: socket.socket, place: Enclosure, to: tuple[int, int], answer: tuple[int, int]
+) -> NoReturn:
     _enter(place.namespaces & ~syscalls.CLONE_NEWPID)
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)
+    os.dup2(to[0], 0)
+    os.dup2(answer[1], 1)
+    # The other ends stay with it, so that neither ever breaks.
+    os.set_inheritable(to[1], True)
+    os.set_inheritable(answer[0], True)
     _say(channel, "entered", {})
-    os.execvp("sleep", ["sleep", "infinity"])
+    os.execvp("cat", ["cat"])
 
 
 def _builder(channel: socket.socket, place: Enclosure, target: int) -> NoReturn:

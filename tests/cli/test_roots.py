@@ -63,7 +63,7 @@ def test_a_life(bottom: Path, registry: Path) -> None:
     ok("start", "web")
     assert [each["running"] for each in listed()] == [True]
     script = "echo new > /etc/new; cat /proc/1/comm /proc/sys/kernel/hostname"
-    assert ok("exec", "web", "--", "sh", "-c", script) == "sleep\nweb\n"
+    assert ok("exec", "web", "--", "sh", "-c", script) == "cat\nweb\n"
     assert ok("exec", "web", "cat", "/etc/new") == "new\n"
     assert Path(top, "etc/new").exists()
     assert fallthru("exec", "web", "--", "sh", "-c", "exit 7").returncode == 7
