@@ -43,7 +43,7 @@ def rows_for(height: int) -> int:
     return max((height - 12) // 2, 2)
 
 
-def screen(snapshot: Snapshot, title: str, width: int) -> RenderableType:
+def screen(snapshot: Snapshot, title: str, width: int, noun: str = "copyups") -> RenderableType:
     """The whole screen.  ``title`` says what is traced, and how."""
     from rich.console import Group
     from rich.text import Text
@@ -55,7 +55,7 @@ def screen(snapshot: Snapshot, title: str, width: int) -> RenderableType:
     head.append(f"  (rates and latency: last {snapshot.seconds:.0f} s)", style="dim")
     rates = Text(no_wrap=True, overflow="ellipsis")
     rates.append(f"{_rate(now.count, snapshot)}", style="bold")
-    rates.append(" copyups/s   ")
+    rates.append(f" {noun}/s   ")
     rates.append(f"{human_bytes(now.bytes / max(snapshot.seconds, 1e-9))}/s", style="bold")
     rates.append(" copied   ")
     rates.append(_share(now.ns, snapshot), style="bold")
@@ -76,10 +76,10 @@ def screen(snapshot: Snapshot, title: str, width: int) -> RenderableType:
         marks.append("longest ", style="dim")
         marks.append(human_time(latency.greatest), style="bold")
     else:
-        marks.append("no copyup", style="dim")
+        marks.append(f"no {noun}", style="dim")
     return Group(
         head, rates, sums, Text(), marks, *_graph(snapshot, width), Text(),
-        _processes(snapshot), Text(), _files(snapshot, width),
+        _processes(snapshot), Text(), _files(snapshot, width, noun),
     )  # fmt: skip
 
 
@@ -152,10 +152,12 @@ def _processes(snapshot: Snapshot) -> Table:
     return made
 
 
-def _files(snapshot: Snapshot, width: int) -> Table:
+def _files(snapshot: Snapshot, width: int, noun: str) -> Table:
     from rich.text import Text
 
-    made = _table(("FILE", None, False), ("COPYUPS", 7, True), ("DATA", 9, True), ("TIME", 8, True))
+    made = _table(
+        ("FILE", None, False), (noun.upper(), 7, True), ("DATA", 9, True), ("TIME", 8, True)
+    )
     room = width - 33
     for (path,), now, total in snapshot.files:
         made.add_row(

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from tracer.selection import Selection
     from tracer.session import Session
 
-__all__ = ["make_session", "recording_options", "selection_of", "selection_options"]
+__all__ = ["make_session", "noun_of", "recording_options", "selection_of", "selection_options"]
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
@@ -119,6 +119,11 @@ def selection_of(values: dict[str, Any]) -> Selection:
     from tracer.selection import Selection
 
     return Selection(**{name: value for name, value in values.items() if value})
+
+
+def noun_of(values: dict[str, Any]) -> str:
+    """What the spans are that :data:`recording_options` ask for."""
+    return "spans" if values["rows"] or values["lookups"] else "copyups"
 
 
 def make_session(

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from overlay.cli.quantities import duration, size
-from tracer.cli.options import make_session, recording_options
+from tracer.cli.options import make_session, noun_of, recording_options
 
 if TYPE_CHECKING:
     from tracer.recorder import Outcome
@@ -115,13 +115,13 @@ def record(
             started=started,
         )
         notify("STOPPING=1")
-    _tell(outcome, output)
+    _tell(outcome, output, noun_of(filters))
     if outcome.failure is not None:
         raise outcome.failure
     context.exit(outcome.status)
 
 
-def _tell(outcome: Outcome, output: str | None) -> None:
+def _tell(outcome: Outcome, output: str | None, noun: str) -> None:
     from overlay.text import printable
 
     metadata = outcome.metadata

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from overlay.cli.quantities import duration
-from tracer.cli.options import make_session, recording_options
+from tracer.cli.options import make_session, noun_of, recording_options
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -74,7 +74,7 @@ def top(
             for live in looks:
                 click.echo(json.dumps(live.snapshot(rows or 20, session.lost).as_data()))
         elif sys.stdout.isatty() or once:
-            _screens(looks, session, title, rows, once)
+            _screens(looks, session, title, rows, once, noun_of(filters))
         else:
             from tracer.topscreen import line
 
@@ -112,7 +112,7 @@ def _looks(session: Session, wake: int, interval: float, lasting: int | None) ->
 
 
 def _screens(
-    looks: Iterator[Live], session: Session, title: str, rows: int | None, once: bool
+    looks: Iterator[Live], session: Session, title: str, rows: int | None, once: bool, noun: str
 ) -> None:
     """On a terminal of its own for the time, and the last one where people find it later."""
     from rich.console import Console
@@ -124,7 +124,7 @@ def _screens(
 
     def made(live: Live) -> RenderableType:
         count = rows or (10 if once else rows_for(console.height))
-        return screen(live.snapshot(count, session.lost), title, console.width)
+        return screen(live.snapshot(count, session.lost), title, console.width, noun)
 
     last = None
     with Display(console=console, screen=not once, auto_refresh=False, transient=True) as display:
