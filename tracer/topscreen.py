@@ -52,7 +52,9 @@ def screen(snapshot: Snapshot, title: str, width: int, noun: str = "copyups") ->
     head = Text(no_wrap=True, overflow="ellipsis")
     head.append("fallthru top", style="bold")
     head.append(f"  {title}  {_clock(snapshot.elapsed)}")
-    head.append(f"  (rates and latency: last {snapshot.seconds:.0f} s)", style="dim")
+    head.append(
+        f"  (rates and latency: last {human_time(snapshot.seconds * 1e9, trim=True)})", style="dim"
+    )
     rates = Text(no_wrap=True, overflow="ellipsis")
     rates.append(f"{_rate(now.count, snapshot)}", style="bold")
     rates.append(f" {noun}/s   ")

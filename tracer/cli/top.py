@@ -37,7 +37,7 @@ __all__ = ["top"]
 @click.option("--for", "lasting", type=duration, metavar="T", help="End after this time: 30s.")
 @click.option("--once", is_flag=True, help="Show one interval, and end.")
 @click.option(
-    "--rows", type=click.IntRange(min=1), metavar="N", help="Processes, and files, shown."
+    "--lines", type=click.IntRange(min=1), metavar="N", help="Processes, and files, shown."
 )
 @click.option("--json", "as_json", is_flag=True, help="Print a JSON document each interval.")
 def top(
@@ -45,7 +45,7 @@ def top(
     interval: int,
     lasting: int | None,
     once: bool,
-    rows: int | None,
+    lines: int | None,
     as_json: bool,
     **filters: Any,
 ) -> None:
@@ -68,13 +68,14 @@ def top(
     stay_small()
     title = _title(filters)
     with make_session(filters) as session, stop_signals() as wake:
+        began = time.monotonic()
         keep_nothing()
-        looks = _looks(session, wake, interval / 1e9, 0 if once else lasting)
+        looks = _looks(session, wake, began, interval / 1e9, 0 if once else lasting)
         if as_json:
             for live in looks:
-                click.echo(json.dumps(live.snapshot(rows or 20, session.lost).as_data()))
+                click.echo(json.dumps(live.snapshot(lines or 20, session.lost).as_data()))
         elif sys.stdout.isatty() or once:
-            _screens(looks, session, title, rows, once, noun_of(filters))
+            _screens(looks, session, title, lines, once, noun_of(filters))
         else:
             from tracer.topscreen import line
 
@@ -94,11 +95,12 @@ def _title(filters: dict[str, Any]) -> str:
     return ", ".join(wanted)
 
 
-def _looks(session: Session, wake: int, interval: float, lasting: int | None) -> Iterator[Live]:
+def _looks(
+    session: Session, wake: int, began: float, interval: float, lasting: int | None
+) -> Iterator[Live]:
     """The account after each interval, until there is something to read from ``wake``."""
     from tracer.live import Live
 
-    began = time.monotonic()
     live, looks, over = Live(began), 0, False
     while not over:
         looks += 1
@@ -112,7 +114,7 @@ def _looks(session: Session, wake: int, interval: float, lasting: int | None) ->
 
 
 def _screens(
-    looks: Iterator[Live], session: Session, title: str, rows: int | None, once: bool, noun: str
+    looks: Iterator[Live], session: Session, title: str, lines: int | None, once: bool, noun: str
 ) -> None:
     """On a terminal of its own for the time, and the last one where people find it later."""
     from rich.console import Console
@@ -123,7 +125,7 @@ def _screens(
     console = Console(markup=False, highlight=False)
 
     def made(live: Live) -> RenderableType:
-        count = rows or (10 if once else rows_for(console.height))
+        count = lines or (10 if once else rows_for(console.height))
         return screen(live.snapshot(count, session.lost), title, console.width, noun)
 
     last = None
