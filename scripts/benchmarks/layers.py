@@ -1,0 +1,129 @@
+"""How long diff, check, export and commit of a large top take, against rsync and tar.
+
+The layer is that of the benchmark ``check``.  Each command runs as users run it, in a
+process of its own, on fresh copies where it changes something; the peers do the nearest
+thing they can, and those that are not installed are left out:
+
+  diff    rsync -an --delete (what would have to be copied), tar to a pipe (reads every entry)
+  export  tar --xattrs -cf FILE
+  commit  rsync -aX (copies, but knows no whiteouts)
+
+Seconds of wall clock and of processors, and the peak resident memory of the largest process.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import resource
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from check import build
+from measuring import emit
+
+__all__ = ["main"]
+
+
+def _run(command: Sequence[str | Path], accepted: tuple[int, ...] = (0,)) -> dict[str, Any]:
+    """Run a command in a process that is measured alone."""
+    begun = time.perf_counter()
+    child = os.fork()
+    if child == 0:
+        status = 1
+        try:
+            with open(os.devnull, "wb") as nothing:
+                done = subprocess.run(command, stdout=nothing, check=False)
+            status = 0 if done.returncode in accepted else 1
+        finally:
+            usage = resource.getrusage(resource.RUSAGE_CHILDREN)
+            text = f"{usage.ru_utime + usage.ru_stime} {usage.ru_maxrss}"
+            Path(f"/proc/self/fd/{_answer[1]}").write_text(text)
+            os._exit(status)
+    _, status = os.waitpid(child, 0)
+    seconds = time.perf_counter() - begun
+    cpu, rss = os.read(_answer[0], 100).split()
+    if status:
+        raise SystemExit(f"failed: {' '.join(map(str, command))}")
+    return {
+        "seconds": round(seconds, 2),
+        "cpu_seconds": round(float(cpu), 2),
+        "peak_rss_mib": round(int(rss) / 1024, 1),
+    }
+
+
+_answer = os.pipe()
+
+
+def _measure(base: Path, entries: int, repeat: int) -> dict[str, dict[str, Any]]:
+    suspect = build(base, entries)
+    top, bottom = Path(suspect.top), Path(suspect.bottoms[0])
+    ours = [sys.executable, "-m", "overlay"]
+    of = ["--top", top, "--bottom", bottom]
+    jobs: dict[str, Any] = {
+        "diff": lambda: _run([*ours, "diff", *of], (1,)),
+        "diff --stat": lambda: _run([*ours, "diff", "--stat", *of], (1,)),
+        "check": lambda: _run([*ours, "check", *of]),
+        "export": lambda: _export([*ours, "export", "--top", top, "-o"], base / "layer.tar"),
+        "tar to a file": lambda: _export(
+            ["tar", "--xattrs", "-C", top, "-c", ".", "-f"], base / "t"
+        ),
+        "tar to a pipe": lambda: _run(["sh", "-c", f"tar -C {top} -c . | cat"]),
+    }
+    if shutil.which("rsync"):
+        jobs["rsync -an"] = lambda: _run(["rsync", "-an", "--delete", f"{top}/", f"{bottom}/"])
+    found: dict[str, dict[str, Any]] = {}
+    for number in range(repeat):
+        order = list(jobs.items())
+        for name, job in order if number % 2 else reversed(order):
+            result = job()
+            if name not in found or result["seconds"] < found[name]["seconds"]:
+                found[name] = result
+    if shutil.which("rsync"):
+        copy = base / "copy"
+        shutil.copytree(bottom, copy)
+        found["rsync -aX"] = _run(["rsync", "-aX", f"{top}/", f"{copy}/"])
+        shutil.rmtree(copy)
+    found["commit"] = _run([*ours, "commit", "--yes", *of])
+    return found
+
+
+def _export(command: Sequence[str | Path], output: Path) -> dict[str, Any]:
+    try:
+        return _run([*command, output])
+    finally:
+        output.unlink(missing_ok=True)
+
+
+def main(argv: list[str]) -> int:
+    """Build, measure, print."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("--entries", type=int, default=100_000)
+    parser.add_argument(
+        "--repeat", type=int, default=3, help="The fastest counts; commit runs once."
+    )
+    parser.add_argument("--directory", default="/dev/shm", help="Where to build the layers.")
+    options = parser.parse_args(argv)
+    base = Path(tempfile.mkdtemp(prefix="fallthru-bench-layers-", dir=options.directory))
+    try:
+        found = _measure(base, options.entries, options.repeat)
+    finally:
+        shutil.rmtree(base)
+    lines = [f"{options.entries} entries, load {os.getloadavg()[0]:.1f}:"]
+    lines += [
+        f"  {name:14} {each['seconds']:8.2f} s {each['cpu_seconds']:8.2f} s cpu "
+        f"{each['peak_rss_mib']:7.1f} MiB"
+        for name, each in found.items()
+    ]
+    emit("layers", lines, {"entries": options.entries, "results": found})
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
