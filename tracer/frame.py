@@ -103,13 +103,21 @@ class _Nullable:
     def __init__(self) -> None:
         self._pieces: list[npt.NDArray[Any]] = []
         self._missing: list[npt.NDArray[Any]] = []
+        self._told = False
 
     def add(self, chunk: pa.Array) -> None:
-        self._pieces.append(np.array(chunk.fill_null(0).to_numpy(zero_copy_only=False)))
+        told = chunk.null_count < len(chunk)
+        self._told |= told
+        zeros = np.zeros(len(chunk), np.int64)
+        self._pieces.append(
+            np.array(chunk.fill_null(0).to_numpy(zero_copy_only=False)) if told else zeros
+        )
         self._missing.append(chunk.is_null().to_numpy(zero_copy_only=False))
 
     def done(self) -> Any:
-        values, missing = _joined(self._pieces, np.int64), _joined(self._missing, bool)
+        missing = _joined(self._missing, bool)
+        # Zeros that nobody touches take no memory: most traces tell nothing here.
+        values = _joined(self._pieces, np.int64) if self._told else np.zeros(len(missing), np.int64)
         return pd.arrays.IntegerArray(values, missing)
 
 
