@@ -25,7 +25,13 @@ def table(rows: int, seed: int = 1) -> Any:
     import pyarrow as pa
 
     made = synthetic.columns(synthetic.Workload(spans=rows, seed=seed))
-    return pa.table([synthetic._array(made[item.name], item.type) for item in SCHEMA], SCHEMA)
+    arrays = [
+        synthetic._array(made[one.name], one.type)
+        if one.name in made
+        else pa.nulls(rows, one.type)  # columns that not every backend fills
+        for one in SCHEMA
+    ]
+    return pa.table(arrays, SCHEMA)
 
 
 def names(directory: Path) -> list[str]:
