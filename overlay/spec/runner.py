@@ -201,9 +201,16 @@ def _probe(target: Target, scratch: Scratch) -> tuple[frozenset[str], str | None
         finally:
             bench.close()
     except (FallthruError, OSError) as error:
-        return frozenset(), f"it cannot mount here: {error}"
+        return frozenset(), f"it cannot mount here: {_without_places(str(error), places)}"
     finally:
         scratch.remove(places)
+
+
+def _without_places(text: str, places: Places) -> str:
+    """Without the names of directories, which are others in every run."""
+    for home in (places.mounts, places.bottom, places.top):
+        text = text.replace(f"{home}/", "")
+    return text
 
 
 def judge(
@@ -225,9 +232,7 @@ def judge(
         return _not_run(clause, target, str(lacks))
     except Exception as error:
         broken = traceback.format_exception_only(error)[-1].strip()
-        for home in (places.mounts, places.bottom, places.top):
-            # They have other names in every run.
-            broken = broken.replace(f"{home}/", "")
+        broken = _without_places(broken, places)
     finally:
         trouble = bench.close()
     if trouble is not None:
