@@ -18,7 +18,7 @@ from overlay.errors import EnvironmentLacks, OperationFailed
 from overlay.text import printable
 from overlay.trialplan import Piece, Plan, Shown
 
-__all__ = ["Trial", "run", "writes_of"]
+__all__ = ["Trial", "memory_size", "run", "writes_of"]
 
 _NAMESPACES: Final = syscalls.CLONE_NEWNS | syscalls.CLONE_NEWPID | syscalls.CLONE_NEWIPC
 _DIRECTORY: Final = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
@@ -82,6 +82,15 @@ def run(
         failed,
         family,
     )
+
+
+def memory_size() -> int:
+    """Half of the memory that is free: what a trial in memory may take by itself."""
+    with open("/proc/meminfo", encoding="ascii") as file:
+        for line in file:
+            if line.startswith("MemAvailable:"):
+                return int(line.split()[1]) * 1024 // 2
+    return 1 << 30
 
 
 class _Builder:

@@ -25,7 +25,6 @@ __all__ = [
     "NOTE",
     "copy_store",
     "kept",
-    "memory_size",
     "on_disk",
     "remove",
     "write_note",
@@ -38,15 +37,6 @@ DEFAULT_NEED: Final = 1 << 30
 _FORMAT: Final = 1
 _PREFIX: Final = "fallthru-try-"
 _DIRECTORY: Final = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
-
-
-def memory_size() -> int:
-    """Half of the memory that is free: what a trial in memory may take by itself."""
-    with open("/proc/meminfo", encoding="ascii") as file:
-        for line in file:
-            if line.startswith("MemAvailable:"):
-                return int(line.split()[1]) * 1024 // 2
-    return DEFAULT_NEED
 
 
 @contextmanager

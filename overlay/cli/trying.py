@@ -135,11 +135,13 @@ def _check(wishes: Wishes, disk: str | None) -> None:
 @contextmanager
 def _running(command: Command, place: _Place, shared: tuple[str, ...]) -> Iterator[Trial]:
     """The trial of a command that ended, while its tops exist."""
-    from overlay import trial, trialstore
+    from overlay import trial
 
     family = "user" if place.as_user else "trusted"
     with ExitStack() as held:
         directory, size, names, cleanup = None, place.size, None, None
+        if place.keep is not None or place.disk is not None:
+            from overlay import trialstore
         if place.keep is not None:
             directory = place.keep
             names = held.enter_context(trialstore.kept(directory, family))
@@ -148,7 +150,7 @@ def _running(command: Command, place: _Place, shared: tuple[str, ...]) -> Iterat
             directory = held.enter_context(trialstore.on_disk(place.disk, need))
             cleanup = partial(trialstore.remove, directory)
         elif size is None:
-            size = trialstore.memory_size()
+            size = trial.memory_size()
         made = trial.run(
             command,
             directory=directory,
