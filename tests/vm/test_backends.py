@@ -12,6 +12,9 @@ import pytest
 from tests.vm.guests import in_guest
 from tests.vm.tracing_job import BACKENDS, EACH, PHASES, THREADS
 
+#: Compiling under emulation, of which one test of each backend has all.
+pytestmark = pytest.mark.timeout(900)
+
 KERNELS = ("debian-6.1", "debian-6.12")
 FUNCTIONS = ("fentry", "kprobe")
 APPEND = "O_WRONLY|O_APPEND|O_CLOEXEC"
@@ -47,7 +50,7 @@ KNOWN = [
 def told(kernel: str, backend: str) -> dict[str, Any]:
     """What the backend made of the work: one run for all tests that ask."""
     command = f"PYTHONPATH=. exec python -m tests.vm.tracing_job {backend}"
-    done = in_guest(kernel, "sh", "-c", command, seconds=600)
+    done = in_guest(kernel, "sh", "-c", command, seconds=800)
     assert done.returncode == 0, done.stderr
     answer: dict[str, Any] = json.loads(done.stdout)
     return answer
