@@ -27,22 +27,27 @@ def put_top(bench: Bench) -> None:
     bench.at_close(lambda: os.close(fd))
     # One for all: other targets may be judged at the same time.
     fcntl.flock(fd, fcntl.LOCK_EX)
-    _erase(fd)
     home = bench.top.parent / "home"
     bench.make(home)
     try:
-        fs = syscalls.fsopen("jffs2")
+        _erase(fd)
+        tree = _mounted(device)
     except OSError as error:
-        raise Lacks(f"jffs2 in this kernel ({error.strerror})") from None
-    try:
-        syscalls.fsconfig_string(fs, "source", device)
-        syscalls.fsconfig_create(fs)
-        bench.attach(syscalls.fsmount(fs), home)
-    finally:
-        os.close(fs)
+        raise Lacks(f"flash for jffs2 that it can be mounted from ({error.strerror})") from None
+    bench.attach(tree, home)
     bench.steps.do(f"modprobe mtdram && flash_erase -q /dev/{device} 0 0")
     bench.steps.do(f"mount -t jffs2 {device} {bench.steps.path(home)}")
     bench.move_top(home)
+
+
+def _mounted(device: str) -> int:
+    fs = syscalls.fsopen("jffs2")
+    try:
+        syscalls.fsconfig_string(fs, "source", device)
+        syscalls.fsconfig_create(fs)
+        return syscalls.fsmount(fs)
+    finally:
+        os.close(fs)
 
 
 def _device() -> str:

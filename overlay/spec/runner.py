@@ -236,7 +236,8 @@ def judge(
     finally:
         trouble = bench.close()
     if trouble is not None:
-        seen.append(Observation("mount", "unmounting", "leaves nothing", trouble))
+        told = _without_places(trouble, places)
+        seen.append(Observation("mount", "unmounting", "leaves nothing", told))
     if bench.untouched is not None:
         seen.append(bench.untouched)
         bench.steps.saw(bench.untouched)
