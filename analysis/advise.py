@@ -258,7 +258,6 @@ def _reflink(case: _Case, _depth: int) -> Iterator[Advice | None]:
 def _ahead(case: _Case, _depth: int) -> Iterator[Advice | None]:
     """Do the copies before anybody waits for them."""
     known = case.copied & case.frame["path"].notna().to_numpy()
-    inside = shlex.quote(case.mount)
     yield _advice(
         case,
         "ahead",
@@ -267,8 +266,8 @@ def _ahead(case: _Case, _depth: int) -> Iterator[Advice | None]:
         confidence="high",
         what="copy these files up ahead of time, in a batch",
         but="the time is spent before the run, not saved; the same files must be changed again",
-        command=f"fallthru advise {shlex.quote(case.path)} --paths | (cd {inside} && "
-        "xargs -0 -n 1 sh -c ': >> \".$1\"' sh)",
+        command=f"fallthru advise {shlex.quote(case.path)} --paths | "
+        f"fallthru precopy --mount {shlex.quote(case.mount)} --from -",
     )
 
 

@@ -98,27 +98,30 @@ class _Plain:
 
 
 class _Nullable:
-    """Integers that may be null and have to stay exact."""
+    """Integers that may be null and have to stay exact; nothing is kept of parts that tell none."""
 
     def __init__(self) -> None:
         self._pieces: list[npt.NDArray[Any]] = []
         self._missing: list[npt.NDArray[Any]] = []
-        self._told = False
+        self._silent = 0  # rows before the first that tells something
 
     def add(self, chunk: pa.Array) -> None:
-        told = chunk.null_count < len(chunk)
-        self._told |= told
-        zeros = np.zeros(len(chunk), np.int64)
-        self._pieces.append(
-            np.array(chunk.fill_null(0).to_numpy(zero_copy_only=False)) if told else zeros
-        )
+        if not self._pieces:
+            if chunk.null_count == len(chunk):
+                self._silent += len(chunk)
+                return
+            self._pieces.append(np.zeros(self._silent, np.int64))
+            self._missing.append(np.ones(self._silent, bool))
+        self._pieces.append(np.array(chunk.fill_null(0).to_numpy(zero_copy_only=False)))
         self._missing.append(chunk.is_null().to_numpy(zero_copy_only=False))
 
     def done(self) -> Any:
-        missing = _joined(self._missing, bool)
-        # Zeros that nobody touches take no memory: most traces tell nothing here.
-        values = _joined(self._pieces, np.int64) if self._told else np.zeros(len(missing), np.int64)
-        return pd.arrays.IntegerArray(values, missing)
+        if not self._pieces:
+            # Zeros that nobody touches take no memory.
+            return pd.arrays.IntegerArray(
+                np.zeros(self._silent, np.int64), np.ones(self._silent, bool)
+            )
+        return pd.arrays.IntegerArray(np.concatenate(self._pieces), np.concatenate(self._missing))
 
 
 class _Category:

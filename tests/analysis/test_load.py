@@ -257,3 +257,14 @@ def test_more_words_than_a_byte_can_number(tmp_path: Path) -> None:
     frame = load(tmp_path / "one").frame
     assert frame["comm"].tolist() == made["comm"]
     assert [None if pd.isna(one) else one for one in frame["cgroup"]] == made["cgroup"]
+
+
+def test_a_column_that_begins_to_tell_in_a_later_part(tmp_path: Path) -> None:
+    made = synthetic.columns(Workload(spans=6))
+    made["bytes"] = pa.array([None, None, None, None, 7, None], pa.int64())
+    made["layers"] = pa.nulls(6, pa.int64())
+    synthetic.write(tmp_path / "one", made, parts=3)
+    frame = load(tmp_path / "one").frame
+    assert [None if pd.isna(one) else one for one in frame["bytes"]] == [None] * 4 + [7, None]
+    assert frame["layers"].isna().all()
+    assert str(frame["layers"].dtype) == "Int64"
