@@ -138,6 +138,11 @@ def build(backend: str, filters: Filters, options: Options = COPYUPS) -> Program
     """
     if backend == "fentry":
         _need_trampolines()
+    elif backend == "kprobe" and not bpf.has_kprobes():
+        raise NoBpf(
+            "the kernel has no kprobes",
+            hint="it was built without CONFIG_KPROBES, or CONFIG_KPROBE_EVENTS",
+        )
     with ThreadPoolExecutor(1) as pool:
         # The kernel writes its list of symbols meanwhile.
         ranges = pool.submit(copyup_ranges) if backend == "tracepoint" else None

@@ -24,6 +24,7 @@ __all__ = [
     "attach_kprobe",
     "attach_raw_tracepoint",
     "attach_trampoline",
+    "has_kprobes",
     "load_program",
     "module_btf",
 ]
@@ -143,6 +144,11 @@ def attach_trampoline(program: int) -> int:
 
 _PMU = "/sys/bus/event_source/devices/kprobe/type"
 _SET_BPF, _ENABLE = 0x40042408, 0x2400
+
+
+def has_kprobes() -> bool:
+    """Whether there are kprobes that programs can stand at."""
+    return os.path.exists(_PMU)
 
 
 def attach_kprobe(program: int, function: str, *, at_return: bool) -> int:
