@@ -188,7 +188,8 @@ def stop(name: str, *, patience: float = 10) -> None:
             raise UsageError(f"the root {name} is not running")
         target = _pidfd(standing)
         try:
-            _ask_to_end(target, patience)
+            if patience > 0:
+                _ask_to_end(target, patience)
             signal.pidfd_send_signal(target, signal.SIGKILL)
             select.select([target], [], [])
         finally:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import signal
 import statistics
 import subprocess
 import sys
@@ -93,6 +94,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--roots", type=int, default=1000)
     parser.add_argument("--rounds", type=int, default=11)
     arguments = parser.parse_args(argv)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # so that everything is stopped
     with own_state(), tempfile.TemporaryDirectory(dir="/dev/shm") as base:
         bottom = Path(base, "bottom")
         (bottom / "etc").mkdir(parents=True)
