@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import errno
 import os
+import time
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Final
@@ -19,6 +20,8 @@ from overlay.errors import EnvironmentLacks, OperationFailed
 __all__ = ["Group", "Limits", "hierarchy", "make"]
 
 _PARENT: Final = "fallthru"
+_PATIENCE: Final = 10.0  # seconds
+_POLL: Final = 0.005
 _CPU_PERIOD: Final = 100_000  # µs, the kernel's default
 
 
@@ -56,14 +59,20 @@ class Group:
         """Remove the group and what is left in it; nothing happens where it is gone."""
         with suppress(OSError):
             _write(os.path.join(self.path, "cgroup.kill"), "1")  # since 5.14
-        try:
-            os.rmdir(self.path)
-        except FileNotFoundError:
-            pass
-        except OSError as error:
-            # The last processes are on their way out; the group goes with the next command.
-            if error.errno != errno.EBUSY:
-                raise
+        # The last processes may be on their way out, and are counted until they are gone.
+        deadline = time.monotonic() + _PATIENCE
+        while True:
+            try:
+                os.rmdir(self.path)
+                break
+            except FileNotFoundError:
+                break
+            except OSError as error:
+                if error.errno != errno.EBUSY or time.monotonic() > deadline:
+                    raise OperationFailed(
+                        f"the control group {self.path} cannot be removed", errno=error.errno or 0
+                    ) from None
+            time.sleep(_POLL)
         with suppress(OSError):
             os.rmdir(os.path.dirname(self.path))
 
