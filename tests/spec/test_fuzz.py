@@ -21,11 +21,13 @@ from overlay.spec.fuzz import layers, repeat
 from overlay.spec.fuzz.announced import Announcements
 from overlay.spec.fuzz.answers import answer, told
 from overlay.spec.fuzz.case import Case
+from overlay.spec.fuzz.following import named
 from overlay.spec.fuzz.hunt import Finding, Hunt, run_case
 from overlay.spec.fuzz.script import as_script
 from overlay.spec.fuzz.shellcalls import asking, functions, planting
 from overlay.spec.fuzz.shrink import shrink
 from overlay.spec.fuzz.steps import DOMAINS, OPERATIONS, Step
+from overlay.spec.fuzz.trees import mounted_tree
 from overlay.spec.targets import CommandTarget, EngineTarget, Target, parse_target
 from tests.running import REPOSITORY, fallthru
 from tests.spec import mutants
@@ -218,6 +220,28 @@ def places(directory: Path) -> Places:
 
 
 # --------------------------------------------------------------------- shrinking, scripts
+
+
+@pytest.mark.parametrize(
+    "path",
+    ["d/a", "d/sub/../a", "up/a", "up/../b", "chain/sub/a", "chain", "d/..", ".", "loop/a", "d/a/"],
+)
+def test_a_step_is_about_the_file_that_its_path_leads_to(tmp_path: Path, path: str) -> None:
+    (tmp_path / "d/sub").mkdir(parents=True)
+    (tmp_path / "d/a").touch()
+    for link, target in (
+        ("up", "d/sub"),
+        ("chain", "d/back"),
+        ("d/back", "../d"),
+        ("loop", "loop"),
+    ):
+        (tmp_path / link).symlink_to(target)
+    directory, name = os.path.split(path.rstrip("/"))
+    if name in (".", ".."):
+        directory, name = path, ""
+    expected = os.path.relpath(tmp_path / os.path.realpath(tmp_path / directory) / name, tmp_path)
+    expected = expected if expected == "." else f"./{expected}"
+    assert os.fsdecode(named(path, mounted_tree(str(tmp_path), 0))) == expected
 
 
 def test_shrinking_keeps_what_is_needed() -> None:

@@ -7,25 +7,44 @@ a failed call has changed nothing, a rename has moved the same tree.
 from __future__ import annotations
 
 import os
+from typing import Final
 
 from overlay import syscalls
 from overlay.spec.fuzz.answers import Answer, failed
 from overlay.spec.fuzz.steps import Step
-from overlay.spec.fuzz.trees import Tree
+from overlay.spec.fuzz.trees import Seen, Tree, kind_of
 
 __all__ = ["following", "named", "path_of"]
 
-
-def named(path: str) -> bytes:
-    """A path of a step as trees call it, symlinks not followed."""
-    normal = os.path.normpath(os.fsencode(path or "?"))
-    return b"." if normal in (b".", b"..") else b"./" + normal
+_LINKS: Final = 40  # as many as the kernel follows, then it is ELOOP
 
 
-def path_of(step: Step) -> bytes:
-    """The file that a step is about, as trees call it."""
+def named(path: str, tree: Tree) -> bytes:
+    """A path of a step as ``tree`` calls it; a symlink at its end is not followed."""
+    at: list[bytes] = []
+    left = os.fsencode(path or "?").rstrip(b"/").split(b"/")[::-1]
+    follows = _LINKS
+    while left:
+        name = left.pop()
+        seen = tree.get(b"/".join((b".", *at, name)))
+        if name == b"..":
+            at = at[:-1]
+        elif left and follows and kind_of(seen) == "symlink":
+            follows -= 1
+            left += _target(seen).split(b"/")[::-1]
+        elif name not in (b"", b"."):
+            at.append(name)
+    return b"/".join((b".", *at))
+
+
+def _target(seen: Seen | str | None) -> bytes:
+    return seen.content if isinstance(seen, Seen) and isinstance(seen.content, bytes) else b""
+
+
+def path_of(step: Step, tree: Tree) -> bytes:
+    """The file that a step is about, as ``tree`` calls it."""
     at = 1 if step.operation == "symlink" else 0
-    return named(step.arguments[at])
+    return named(step.arguments[at], tree)
 
 
 def following(step: Step, before: Tree, mine: Answer, theirs: Answer) -> Tree | None:
@@ -34,7 +53,8 @@ def following(step: Step, before: Tree, mine: Answer, theirs: Answer) -> Tree | 
         return before
     if step.operation != "rename" or not failed(mine):
         return None
-    old, new, flags = named(step.arguments[0]), named(step.arguments[1]), step.arguments[2]
+    old, new = (named(path, before) for path in step.arguments[:2])
+    flags = step.arguments[2]
     moves = [(old, new)] + ([(new, old)] if flags & syscalls.RENAME_EXCHANGE else [])
     ends = [end for pair in moves for end in pair]
     tree = {

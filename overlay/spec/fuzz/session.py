@@ -201,7 +201,7 @@ class Session:
         ours = self._engine_tree()
         if mine != theirs:
             subject = f"{step.operation} {self._subject(step, before)}"
-            difference = Difference(path_of(step), subject, told(mine), told(theirs))
+            difference = Difference(path_of(step, before), subject, told(mine), told(theirs))
             self._accept("answer", difference, spoken)
             # Flags of files are no part of a tree.
             flagged = step.operation == "chattr" and failed(theirs) and not failed(mine)
@@ -225,13 +225,13 @@ class Session:
         return why is not None
 
     def _subject(self, step: Step, tree: Tree) -> str:
-        """The kind of file that a step is about, as far as its path tells without symlinks.
+        """The kind of file that a step is about; a symlink at the end of its path is one.
 
         To exchange a file with a directory is about the directory.
         """
-        kinds = [kind_of(tree.get(path_of(step)))]
+        kinds = [kind_of(tree.get(path_of(step, tree)))]
         if step.operation == "rename" and step.arguments[2] & syscalls.RENAME_EXCHANGE:
-            kinds.append(kind_of(tree.get(named(step.arguments[1]))))
+            kinds.append(kind_of(tree.get(named(step.arguments[1], tree))))
         return "directory" if "directory" in kinds else kinds[0]
 
     def _remount(self, spoken: str) -> None:
