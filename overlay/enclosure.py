@@ -12,40 +12,20 @@ and job control work as usual.  Signals sent to the caller are passed on.
 
 from __future__ import annotations
 
-import json
 import os
 import signal
 import socket
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any, Final, NoReturn, TypeVar
 
-from overlay import errors, syscalls
+from overlay import syscalls
+from overlay.channel import expect, guarded, received, say
 from overlay.errors import EnvironmentLacks, FallthruError, NoPrivilege, OperationFailed
+from overlay.supervising import ORPHANED, WATCHED, code_of, supervise
 
 __all__ = ["Command", "Enclosure", "Ending", "join", "run", "stand"]
-
-#: What the doorkeeper is told when the caller died.
-_ORPHANED: Final = signal.SIGRTMIN
-#: What a terminal, a service manager or a user sends, and what tells of children.
-_WATCHED: Final = frozenset(
-    {
-        signal.SIGCHLD,
-        signal.SIGCONT,
-        signal.SIGHUP,
-        signal.SIGINT,
-        signal.SIGQUIT,
-        signal.SIGTERM,
-        signal.SIGTSTP,
-        signal.SIGUSR1,
-        signal.SIGUSR2,
-        _ORPHANED,
-    }
-)
-_SI_KERNEL: Final = 0x80  # sent by the terminal (include/uapi/asm-generic/siginfo.h)
-_MESSAGE: Final = 1 << 20
 
 CANNOT_EXECUTE: Final = 126  # as a shell and env(1) report it
 NOT_FOUND: Final = 127
@@ -105,11 +85,11 @@ def run(command: Command, place: Enclosure) -> Ending:
 
     def greet(channel: socket.socket) -> tuple[dict[str, Any], tuple[int, ...]]:
         # From two processes, in any order.
-        told = dict(_received(channel)[:2] for _ in ("forked", "entered"))
+        told = dict(received(channel)[:2] for _ in ("forked", "entered"))
         if place.outside is not None:
             place.outside(told["forked"]["pid"])
         channel.send(b"go")
-        return _expect(channel, "prepared")
+        return expect(channel, "prepared")
 
     (report, fds), code = _supervised(
         lambda channel, mask: _doorkeeper(channel, command, place, mask), greet
@@ -125,7 +105,7 @@ def join(command: Command, target: int, namespaces: int, enter: Callable[[], Non
     """
     _, code = _supervised(
         lambda channel, mask: _visitor(channel, command, target, namespaces, enter, mask),
-        lambda channel: _expect(channel, "entered"),
+        lambda channel: expect(channel, "entered"),
     )
     return code
 
@@ -139,14 +119,14 @@ def _supervised(
 ) -> tuple[_Greeting, int]:
     """Fork a doorkeeper, hear what it says at the beginning, and wait for the command's end."""
     mine, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, _WATCHED)
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, WATCHED)
     sys.stdout.flush()
     sys.stderr.flush()
     try:
         keeper = os.fork()
         if keeper == 0:
             mine.close()
-            _guarded(theirs, lambda: keeper_body(theirs, before))
+            guarded(theirs, lambda: keeper_body(theirs, before))
         theirs.close()
         try:
             greeting = greet(mine)
@@ -154,8 +134,8 @@ def _supervised(
             mine.close()  # whoever waits for a word ends then
             os.waitpid(keeper, 0)
             raise
-        _supervise(keeper, stop_with=True)
-        said, _ = _expect(mine, "ended")
+        supervise(keeper, stop_with=True)
+        said, _ = expect(mine, "ended")
         return greeting, said["code"]
     finally:
         mine.close()
@@ -173,7 +153,7 @@ def _visitor(
     caller = os.getppid()
     enter()
     syscalls.setns(target, syscalls.CLONE_NEWPID)
-    syscalls.prctl(syscalls.PR_SET_PDEATHSIG, _ORPHANED)
+    syscalls.prctl(syscalls.PR_SET_PDEATHSIG, ORPHANED)
     child = os.fork()
     if child == 0:
         syscalls.prctl(syscalls.PR_SET_PDEATHSIG, signal.SIGKILL)
@@ -181,9 +161,9 @@ def _visitor(
         # All at once (since 5.8): the mount namespace last, and its root becomes ours.
         syscalls.setns(target, namespaces & ~syscalls.CLONE_NEWPID)
         _execute(command, mask)
-    _say(channel, "entered", {})
-    status = _supervise(child, orphaned=lambda: os.getppid() != caller)
-    _say(channel, "ended", {"code": code_of(status)})
+    say(channel, "entered", {})
+    status = supervise(child, orphaned=lambda: os.getppid() != caller)
+    say(channel, "ended", {"code": code_of(status)})
     os._exit(0)
 
 
@@ -197,13 +177,13 @@ def _doorkeeper(channel: socket.socket, command: Command, place: Enclosure, mask
         _write("/proc/self/gid_map", f"{0 if place.as_root else gid} {gid} 1")
     # Only children get into a new PID namespace; the others are left to them.
     _enter(place.namespaces & syscalls.CLONE_NEWPID)
-    syscalls.prctl(syscalls.PR_SET_PDEATHSIG, _ORPHANED)
+    syscalls.prctl(syscalls.PR_SET_PDEATHSIG, ORPHANED)
     inside = os.fork()
     if inside == 0:
-        _guarded(channel, lambda: _first(channel, command, place, mask))
-    _say(channel, "forked", {"pid": inside})
+        guarded(channel, lambda: _first(channel, command, place, mask))
+    say(channel, "forked", {"pid": inside})
     channel.close()
-    _supervise(inside, orphaned=lambda: os.getppid() != caller)
+    supervise(inside, orphaned=lambda: os.getppid() != caller)
     if os.getppid() != caller and place.cleanup is not None:
         place.cleanup(inside)
     os._exit(0)
@@ -212,19 +192,19 @@ def _doorkeeper(channel: socket.socket, command: Command, place: Enclosure, mask
 def _first(channel: socket.socket, command: Command, place: Enclosure, mask: Any) -> NoReturn:
     syscalls.prctl(syscalls.PR_SET_PDEATHSIG, signal.SIGKILL)
     _enter(place.namespaces & ~syscalls.CLONE_NEWPID)
-    _say(channel, "entered", {})
+    say(channel, "entered", {})
     if channel.recv(16) != b"go":
         os._exit(0)
     report, fds = place.prepare()
-    _say(channel, "prepared", report, fds)
+    say(channel, "prepared", report, fds)
     for fd in fds:
         os.close(fd)
     child = os.fork()
     if child == 0:
         channel.close()
         _execute(command, mask)
-    status = _supervise(child, reap_all=True)
-    _say(channel, "ended", {"code": code_of(status)})
+    status = supervise(child, reap_all=True)
+    say(channel, "ended", {"code": code_of(status)})
     os._exit(0)
 
 
@@ -240,16 +220,16 @@ def stand(place: Enclosure) -> int:
     maker = os.fork()
     if maker == 0:
         mine.close()
-        _guarded(theirs, lambda: _maker(theirs, place))
+        guarded(theirs, lambda: _maker(theirs, place))
     theirs.close()
     pid = 0
     try:
-        told = dict(_received(mine)[:2] for _ in ("forked", "entered"))
+        told = dict(received(mine)[:2] for _ in ("forked", "entered"))
         pid = int(told["forked"]["pid"])
         if place.outside is not None:
             place.outside(pid)
         mine.send(b"go")
-        _expect(mine, "prepared")
+        expect(mine, "prepared")
     except BaseException:
         if pid:
             os.kill(pid, signal.SIGKILL)
@@ -267,9 +247,9 @@ def _maker(channel: socket.socket, place: Enclosure) -> NoReturn:
     to, answer = os.pipe(), os.pipe()
     first = os.fork()
     if first == 0:
-        _guarded(channel, lambda: _reader(channel, place, to, answer))
+        guarded(channel, lambda: _reader(channel, place, to, answer))
     os.close(answer[1])
-    _say(channel, "forked", {"pid": first})
+    say(channel, "forked", {"pid": first})
     if channel.recv(16) != b"go":
         os._exit(0)
     os.write(to[1], b"?")
@@ -278,7 +258,7 @@ def _maker(channel: socket.socket, place: Enclosure) -> NoReturn:
     target = os.pidfd_open(first)
     builder = os.fork()
     if builder == 0:
-        _guarded(channel, lambda: _builder(channel, place, target))
+        guarded(channel, lambda: _builder(channel, place, target))
     code = code_of(os.waitpid(builder, 0)[1])
     if code > 128:
         raise OperationFailed(f"the root could not be put together: killed by signal {code - 128}")
@@ -295,14 +275,14 @@ def _reader(
     # The other ends stay with it, so that neither ever breaks.
     os.set_inheritable(to[1], True)
     os.set_inheritable(answer[0], True)
-    _say(channel, "entered", {})
+    say(channel, "entered", {})
     os.execvp("cat", ["cat"])
 
 
 def _builder(channel: socket.socket, place: Enclosure, target: int) -> NoReturn:
     syscalls.setns(target, place.namespaces & ~syscalls.CLONE_NEWPID)
     report, _ = place.prepare()
-    _say(channel, "prepared", report)
+    say(channel, "prepared", report)
     os._exit(0)
 
 
@@ -354,104 +334,6 @@ def _complain(text: str, code: int) -> NoReturn:
     os._exit(code)
 
 
-def code_of(status: int) -> int:
-    """A wait status as a shell's exit code."""
-    code = os.waitstatus_to_exitcode(status)
-    return 128 - code if code < 0 else code
-
-
-def _supervise(
-    child: int,
-    *,
-    reap_all: bool = False,
-    stop_with: bool = False,
-    orphaned: Callable[[], bool] = lambda: False,
-) -> int:
-    """Wait for ``child``, passing signals on; its wait status.
-
-    What the terminal sends goes to everybody in its foreground, so to the command as well.
-    ``stop_with``: be stopped too when the terminal stops the command, for the shell to see.
-    The child is killed once ``orphaned`` says so.
-    """
-    while True:
-        if orphaned():
-            with suppress(ProcessLookupError):
-                os.kill(child, signal.SIGKILL)
-        got = signal.sigwaitinfo(_WATCHED)
-        if got.si_signo == signal.SIGCHLD:
-            status = _reaped(child, reap_all)
-            if status is not None:
-                return status
-        elif got.si_code == _SI_KERNEL or got.si_signo in (signal.SIGCONT, _ORPHANED):
-            if stop_with and got.si_signo == signal.SIGTSTP:
-                os.kill(os.getpid(), signal.SIGSTOP)
-        else:
-            with suppress(ProcessLookupError):
-                os.kill(child, got.si_signo)
-
-
-def _reaped(child: int, everybody: bool) -> int | None:
-    """The child's status if it ended; with ``everybody`` orphans are reaped on the way."""
-    while True:
-        try:
-            pid, status = os.waitpid(-1 if everybody else child, os.WNOHANG)
-        except ChildProcessError:
-            return None
-        if pid == child:
-            return status
-        if pid == 0:
-            return None
-
-
 def _write(path: str, text: str) -> None:
     with open(path, "w", encoding="ascii") as file:
         file.write(text)
-
-
-# ------------------------------------------------------------------ between processes
-
-
-def _guarded(channel: socket.socket, body: Callable[[], NoReturn]) -> NoReturn:
-    """Run the body of a forked process; what it raises is raised in the caller."""
-    try:
-        body()
-    except BaseException as error:
-        known = error if isinstance(error, FallthruError) else None
-        with suppress(OSError):
-            _say(
-                channel,
-                "failed",
-                {
-                    "class": type(known).__name__ if known else "OperationFailed",
-                    "message": known.message if known else f"{type(error).__name__}: {error}",
-                    "hint": known.hint if known else None,
-                    "errno": known.errno if known else 0,
-                },
-            )
-    os._exit(1)
-
-
-def _say(channel: socket.socket, what: str, said: dict[str, Any], fds: Sequence[int] = ()) -> None:
-    socket.send_fds(channel, [json.dumps([what, said]).encode()], list(fds))
-
-
-def _expect(channel: socket.socket, what: str) -> tuple[dict[str, Any], tuple[int, ...]]:
-    said, values, fds = _received(channel)
-    assert said == what, said
-    return values, fds
-
-
-def _received(channel: socket.socket) -> tuple[str, dict[str, Any], tuple[int, ...]]:
-    message, fds, _, _ = socket.recv_fds(channel, _MESSAGE, 16)
-    for fd in fds:
-        os.set_inheritable(fd, False)
-    if not message:
-        raise OperationFailed(
-            "what the command was to run in ended unexpectedly",
-            hint="it may have been killed: dmesg | tail tells of the OOM killer",
-        )
-    said, values = json.loads(message)
-    if said == "failed":
-        kind = getattr(errors, values["class"])
-        raise kind(values["message"], hint=values["hint"], errno=values["errno"])
-    return said, values, tuple(fds)

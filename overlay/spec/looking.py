@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import shlex
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
@@ -26,15 +27,15 @@ __all__ = ["Looking"]
 _MARKS = r"overlay[a-z]*\.(opaque|redirect|metacopy|whiteout)$"
 
 
-class Looking(Filling):
+class Looking(Filling, ABC):
     """The half of a bench that looks; each look is noted in the steps."""
 
     mnt: Path
 
     @property
+    @abstractmethod
     def union(self) -> RecordedCalls:
         """The calls on the union."""
-        raise NotImplementedError
 
     def names(self, directory: str) -> list[str]:
         """What listing a directory of the union gives, in its order."""
