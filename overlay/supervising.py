@@ -58,12 +58,20 @@ def supervise(
             status = _reaped(child, reap_all)
             if status is not None:
                 return status
-        elif got.si_code == _SI_KERNEL or got.si_signo in (signal.SIGCONT, ORPHANED):
+        elif _heard_by_all(got) or got.si_signo in (signal.SIGCONT, ORPHANED):
             if stop_with and got.si_signo == signal.SIGTSTP:
                 os.kill(os.getpid(), signal.SIGSTOP)
         else:
             with suppress(ProcessLookupError):
                 os.kill(child, got.si_signo)
+
+
+def _heard_by_all(got: signal.struct_siginfo) -> bool:
+    """Whether the terminal sent it, to its whole foreground.
+
+    That it hung up is told to the session's leader alone (tty_signal_session_leader()).
+    """
+    return got.si_code == _SI_KERNEL and got.si_signo != signal.SIGHUP
 
 
 def _reaped(child: int, everybody: bool) -> int | None:

@@ -6,6 +6,7 @@ All of it goes to standard error, so that the command's own output stays what it
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import sys
@@ -228,4 +229,9 @@ def _emit(trial: Trial, summary: _Summary) -> None:
 
 
 def _say(text: str, *, newline: bool = True) -> None:
-    click.echo(text, err=True, nl=newline)
+    try:
+        click.echo(text, err=True, nl=newline)
+    except OSError as error:
+        if error.errno != errno.EIO:
+            raise
+        # The terminal is gone; what was told to be done is done all the same.

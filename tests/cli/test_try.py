@@ -262,6 +262,17 @@ class TestEnding:
         assert os.readlink("/proc/self/ns/mnt") == before
 
 
+#: Waits for a signal, and has done nothing about any when it says so.  A shell that is about
+#: to run a program forgets an interrupt.
+WAITING = """
+import pathlib, signal, sys
+signal.signal(signal.SIGINT, signal.SIG_DFL)
+pathlib.Path(sys.argv[1]).write_text("x")
+print("ready", flush=True)
+signal.pause()
+"""
+
+
 class Terminal:
     """A trial on a terminal of its own, which reads what it says."""
 
@@ -315,12 +326,20 @@ class TestOnATerminal:
         assert done.stdout == "dir\nkept\nnew\nold\noldmore\n", done.stderr
 
     def test_interrupted_it_still_asks(self, place: Path) -> None:
-        trial = Terminal("--", "sh", "-c", 'echo x > "$0"; echo ready; sleep 1000', place / "new")
+        trial = Terminal("--", sys.executable, "-c", WAITING, place / "new")
         trial.expect("ready")
         trial.type("\x03")
         trial.expect("[d]iscard? ")
         trial.type("discard\n")
         assert trial.code() == 128 + signal.SIGINT
+        assert not (place / "new").exists()
+
+    def test_it_ends_with_its_terminal(self, place: Path) -> None:
+        trial = Terminal("--", sys.executable, "-c", WAITING, place / "new")
+        trial.expect("ready")
+        os.close(trial.fd)
+        _, status = os.waitpid(trial.pid, 0)
+        assert os.waitstatus_to_exitcode(status) == 128 + signal.SIGHUP
         assert not (place / "new").exists()
 
     def test_stopped_and_continued(self, place: Path) -> None:
