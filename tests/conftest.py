@@ -54,14 +54,15 @@ def _loops() -> frozenset[str]:
     return frozenset(found)
 
 
-def _children() -> frozenset[str]:
-    """Live or unreaped children of this process, with their command lines."""
-    found = set()
-    for task in Path("/proc/self/task").iterdir():
-        for pid in (task / "children").read_text().split():
-            command = Path("/proc", pid, "cmdline").read_bytes().replace(b"\0", b" ").decode()
-            found.add(f"{pid}: {command or 'zombie'}")
-    return frozenset(found)
+def children() -> frozenset[int]:
+    """Live or unreaped children of this process."""
+    tasks = Path("/proc/self/task").iterdir()
+    return frozenset(int(pid) for task in tasks for pid in (task / "children").read_text().split())
+
+
+def _named(pid: int) -> str:
+    command = Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode()
+    return f"{pid}: {command or 'zombie'}"
 
 
 def resources() -> Resources:
@@ -69,7 +70,7 @@ def resources() -> Resources:
         mounts=frozenset(Path("/proc/self/mountinfo").read_text("utf-8", "replace").splitlines()),
         loops=_loops(),
         namespaces=tuple(os.readlink(f"/proc/self/ns/{name}") for name in NAMESPACES),
-        children=_children(),
+        children=frozenset(map(_named, children())),
     )
 
 

@@ -16,6 +16,8 @@ from typing import Any
 
 import pytest
 
+from tests.conftest import children
+
 __all__ = ["Browser", "browser"]
 
 _ARGUMENTS = (
@@ -61,7 +63,7 @@ def browser(scratch: Path) -> Iterator[Browser]:
     """A browser for the length of the block; skips where there is none."""
     if shutil.which("chromium") is None or shutil.which("chromedriver") is None:
         pytest.skip("needs: chromium")
-    before = _children()
+    before = children()
     # Port 0: the driver takes a free one, and says which.
     with subprocess.Popen(
         ["chromedriver", "--port=0"], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
@@ -82,13 +84,8 @@ def browser(scratch: Path) -> Iterator[Browser]:
         finally:
             driver.terminate()
     # The browser's own helpers outlive it for a moment, and tests adopt orphans.
-    for pid in _children() - before - {driver.pid}:
+    for pid in children() - before - {driver.pid}:
         os.waitpid(pid, 0)
-
-
-def _children() -> set[int]:
-    threads = Path("/proc/self/task").iterdir()
-    return {int(pid) for one in threads for pid in (one / "children").read_text().split()}
 
 
 def _request(method: str, url: str, body: object = None) -> Any:

@@ -5,20 +5,16 @@ from __future__ import annotations
 import os
 import signal
 from collections.abc import Callable
-from pathlib import Path
 
 import pytest
 
 from overlay.errors import OperationFailed, Refused
 from overlay.helpers import work_off
-
-
-def _children() -> list[str]:
-    return Path("/proc/thread-self/children").read_text().split()
+from tests.conftest import children
 
 
 def _run(do: Callable[[int], bytes], batches: list[int]) -> list[bytes]:
-    before = _children()
+    before = children()
     found: list[bytes] = []
     try:
         work_off(
@@ -28,7 +24,7 @@ def _run(do: Callable[[int], bytes], batches: list[int]) -> list[bytes]:
             lambda _, answer: found.append(answer),
         )
     finally:
-        assert _children() == before
+        assert children() == before
     return found
 
 

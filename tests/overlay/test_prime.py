@@ -8,7 +8,7 @@ import socket
 import stat
 import sys
 from collections.abc import Callable
-from contextlib import nullcontext, suppress
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
@@ -20,7 +20,7 @@ from overlay.layer import Layer
 from overlay.markvalues import MarkFamily
 from overlay.prime import PrimeReport, prime
 from overlay.unprime import undo
-from tests.conftest import Layers, make_layers
+from tests.conftest import Layers, children, make_layers
 from tests.fsimages import loop_filesystem
 from tests.running import in_child, in_user_namespace
 
@@ -618,11 +618,11 @@ def test_a_killed_run_leaves_no_helper_behind(layers: Layers) -> None:
     def die_midway(made: int) -> None:
         os.kill(os.getpid(), 9)
 
+    before = children()
     assert in_child(lambda: run(layers, "d", jobs=2, progress=die_midway)) == ""
     # The helpers are this process's children now, and end though nobody tells them to.
-    with suppress(ChildProcessError):
-        while True:
-            os.waitpid(-1, 0)
+    for helper in children() - before:
+        os.waitpid(helper, 0)
     assert run(layers, "d", jobs=2).entries == 6000
     assert shown(layers).keys() == {b"d", *(b"d/%d" % number for number in range(6000))}
 
