@@ -37,7 +37,7 @@ class Watcher:
             [sys.executable, "-m", "overlay", "watch", "--json", str(mount_point)],
             cwd=REPOSITORY,
             stdout=subprocess.PIPE,
-            text=True,
+            bufsize=0,  # so that select() knows of every line that was not taken
         )
         assert self.line() == {"watching": str(mount_point)}
 
