@@ -8,6 +8,7 @@ a daemon left behind is seen.  At the end everything must be as it was.
 from __future__ import annotations
 
 import os
+import signal
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -22,6 +23,10 @@ NAMESPACES = ("mnt", "user", "pid", "net", "uts", "ipc", "cgroup")
 
 
 def pytest_configure(config: pytest.Config) -> None:
+    # A run in the background of a script ignores these, and so would all that it starts.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    for number in (signal.SIGHUP, signal.SIGQUIT):
+        signal.signal(number, signal.SIG_DFL)
     if os.geteuid() == 0:
         syscalls.unshare(syscalls.CLONE_NEWNS)
         syscalls.mount(None, "/", None, syscalls.MS_REC | syscalls.MS_PRIVATE, None)

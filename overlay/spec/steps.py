@@ -64,6 +64,8 @@ class Steps:
     def do(self, command: str, error: str = "") -> None:
         """A command that was carried out, or failed with the errno of that name."""
         self._note(command)
+        for home in self._homes:
+            error = error.replace(f"{home}/", "")
         if error:
             self._comment("#!", error)
 
