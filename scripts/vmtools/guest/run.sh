@@ -25,10 +25,15 @@ perform() {
 if [ -e "$job/serve" ]; then
     # One command after another (../serving.py): each with mounts of its own, fresh scratch
     # directories, and no process of those before.  The host ends the machine.
-    mkdir -p /run/fallthru
+    mkdir -p /run/fallthru /run/checkout
+    mount --bind "$vm_checkout" /run/checkout
     fresh='for place in /tmp /var/tmp /dev/shm /run/home /run/fallthru; do
         mount -t tmpfs -o mode=1777 tmpfs "$place" || exit 125
     done
+    # That may have covered the checkout.
+    if [ ! -d "$vm_checkout" ]; then
+        mkdir -p "$vm_checkout" && mount --bind /run/checkout "$vm_checkout" || exit 125
+    fi
     exec "$@"'
     number=1
     while :; do
