@@ -25,5 +25,7 @@ def test_each_copyup_is_seen_once(kernel: str) -> None:
     done = in_guest(kernel, "sh", "-c", SCRIPT)
     assert done.returncode == 0, done.stderr
     spans = json.loads(done.stdout)["spans"]
-    seen = [(Path(span["path"]).name, span["bytes"]) for span in spans]
+    # Backends that see functions tell of the opens that needed them as well.
+    copyups = [span for span in spans if span["kind"] == "copyup"]
+    seen = [(Path(span["path"]).name, span["bytes"]) for span in copyups]
     assert seen == [(str(number), number * 1000) for number in range(1, 14)]
