@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import mmap
 import select
-import struct
 from types import TracebackType
 
 import numpy as np
@@ -39,6 +38,10 @@ class Ring:
         # counts twice as memory of ours, and all is copied out anyway.
         self._data = mmap.mmap(map_fd, page + size, mmap.MAP_SHARED, mmap.PROT_READ, offset=page)
         self._page = page
+        # Each a word that both sides use at once.  A memoryview moves it whole; struct, byte by
+        # byte, would show the kernel a position that never was, and a ring that is full.
+        self._consumed = memoryview(self._consumer)[:8].cast("Q")
+        self._produced = memoryview(self._data)[:8].cast("Q")
         self._poll = select.epoll()
         self._poll.register(map_fd, select.EPOLLIN)
 
@@ -48,9 +51,8 @@ class Ring:
 
     def take(self) -> bytes:
         """All complete records that have arrived, one after another, and frees their room."""
-        (consumed,) = struct.unpack_from("=Q", self._consumer)
-        (produced,) = struct.unpack_from("=Q", self._data)
-        waiting = (produced - consumed) // self._stride
+        consumed = self._consumed[0]
+        waiting = (self._produced[0] - consumed) // self._stride
         if not waiting:
             return b""
         # The headers first: what is complete by them may be copied afterwards.
@@ -60,7 +62,7 @@ class Ring:
         ready = int(busy[0]) if busy.size else waiting
         rows = self._copy(consumed, ready * self._stride).reshape(ready, self._stride)
         taken: bytes = rows[(heads[:ready] & _DISCARDED) == 0, _HEADER:].tobytes()
-        struct.pack_into("=Q", self._consumer, 0, consumed + ready * self._stride)
+        self._consumed[0] = consumed + ready * self._stride
         return taken
 
     def _heads(self, position: int, count: int) -> npt.NDArray[np.uint32]:
@@ -81,6 +83,8 @@ class Ring:
 
     def close(self) -> None:
         self._poll.close()
+        self._consumed.release()
+        self._produced.release()
         self._consumer.close()
         self._data.close()
 
