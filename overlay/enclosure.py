@@ -251,6 +251,8 @@ def _maker(channel: socket.socket, place: Enclosure) -> NoReturn:
     os.close(answer[1])
     say(channel, "forked", {"pid": first})
     if channel.recv(16) != b"go":
+        # The caller was killed, and nobody else knows of it.
+        os.kill(first, signal.SIGKILL)
         os._exit(0)
     os.write(to[1], b"?")
     if os.read(answer[0], 1) != b"?":

@@ -239,10 +239,17 @@ def _relied() -> set[Device]:
         for each in relying[device].bottoms:
             relied |= each.numbers if each.held else set()
     old = [each.dev for each in gone if os.makedev(*each.dev) not in detached and _is_old(each)]
-    strange = [dev for dev in map(_parsed, runstate.load("overlays")) if dev not in known]
+    strange = {
+        _parsed(name): note.get("format", 0) > _FORMAT
+        for name, note in runstate.load("overlays").items()
+        if _parsed(name) not in known
+    }
+    if any(strange.values()):
+        # What a newer fallthru relies on is not known here, so nothing is let go.
+        relied |= holding.held()
     with runstate.locked("overlays") as notes:
         if notes is not None:
-            for dev in (*old, *strange):
+            for dev in (*old, *(dev for dev, newer in strange.items() if not newer)):
                 runstate.drop(notes, _name(dev))
     return relied
 

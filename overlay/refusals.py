@@ -107,7 +107,7 @@ def _in_use(layers: OpenLayers) -> FallthruError:
             in_use = TopInUse(
                 f"the {directory.role} {printable(directory.path)} is in use by the overlay at "
                 f"{_place(*found)}",
-                hint=f"a top serves one overlay: fallthru umount {printable(found[0].mount_point)}",
+                hint=f"a top serves one overlay: {_freed(*found)}",
                 errno=errno.EBUSY,
             )
             in_use.work = found[0].work
@@ -127,6 +127,13 @@ def _in_use(layers: OpenLayers) -> FallthruError:
         hint="it may be a detached mount, or one that was lazily unmounted and is still open",
         errno=errno.EBUSY,
     )
+
+
+def _freed(overlay: mountinfo.OverlayMount, process: owners.Process | None) -> str:
+    """What ends it; what is mounted elsewhere cannot be unmounted from here."""
+    if process is None:
+        return f"fallthru umount {printable(overlay.mount_point)}"
+    return f"it ends with that process and others in its mount namespace: kill {process.pid}"
 
 
 def _place(mount: mountinfo.OverlayMount, process: owners.Process | None) -> str:

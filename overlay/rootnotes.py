@@ -19,6 +19,8 @@ from overlay.errors import NoPrivilege, UsageError
 __all__ = ["DIRECTORY", "Standing", "check_name", "names", "standings", "start_time"]
 
 DIRECTORY: Final = "/var/lib/fallthru/roots"
+_FORMAT: Final = 2  # of a note; to be counted up when an older fallthru could not use it
+_NOTED: Final = ("name", "pid", "started", "since", "group", "address", "ready")
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9.-]{0,62}")
 
 
@@ -26,7 +28,9 @@ _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9.-]{0,62}")
 class Standing:
     """A root that runs: its first process, since when (epoch), and its place in the network.
 
-    ``started`` is when the process was, in clock ticks since the boot.
+    ``started`` is when the process was, in clock ticks since the boot.  Not ``ready``: it is
+    being started, or was when that was killed.  ``newer``: a newer fallthru started it, and
+    may have noted more than is understood here.
     """
 
     name: str
@@ -35,13 +39,26 @@ class Standing:
     since: float
     group: str | None = None
     address: str | None = None
+    ready: bool = True
+    newer: bool = False
 
     @classmethod
-    def from_note(cls, note: dict[str, Any]) -> Self:
-        return cls(**{key: value for key, value in note.items() if key != "boot"})
+    def from_note(cls, name: str, note: dict[str, Any]) -> Self:
+        # The first notes had no number.
+        if note.get("format", 1) > _FORMAT:
+            return cls(name, int(note.get("pid", 0)), 0, float(note.get("since", 0)), newer=True)
+        return cls(**{key: value for key, value in note.items() if key in _NOTED})
+
+    def to_note(self) -> dict[str, Any]:
+        return {"format": _FORMAT, **{key: getattr(self, key) for key in _NOTED}}
 
     @property
     def lives(self) -> bool:
+        """Whether it is whole and its first process there; of a newer fallthru's that is hoped."""
+        return self.newer or (self.ready and self.has_process)
+
+    @property
+    def has_process(self) -> bool:
         return start_time(self.pid) == self.started
 
 
@@ -68,7 +85,7 @@ def standings() -> dict[str, Standing]:
     found = {}
     killed = []
     for name, note in runstate.load("roots").items():
-        standing = Standing.from_note(note)
+        standing = Standing.from_note(name, note)
         if standing.lives:
             found[name] = standing
         else:
@@ -76,7 +93,7 @@ def standings() -> dict[str, Standing]:
     if killed and os.geteuid() == 0:
         from overlay import roots  # which has all that it takes to make one
 
-        roots.take_up(killed)
+        found.update({standing.name: standing for standing in roots.take_up(killed)})
     return found
 
 

@@ -14,12 +14,13 @@ import shutil
 import signal
 import time
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any, Final
 
 from overlay import cgroups, enclosure, net, runstate, syscalls
 from overlay.cgroups import Group, Limits
 from overlay.errors import NoPrivilege, OperationFailed, Refused, UsageError
+from overlay.outfile import sync_directory
 from overlay.root import Bind, Builder, Root, open_union
 from overlay.rootnotes import DIRECTORY, Standing, check_name, start_time
 from overlay.text import printable
@@ -50,21 +51,37 @@ def create(root: Root, limits: Limits) -> Root:
                 f"the bottom {printable(bottom)} holds {DIRECTORY}, where the top would be",
                 hint="name a --top on another file system",
             )
-    try:
-        os.makedirs(home, mode=0o700)
-    except FileExistsError:
-        raise Refused(
-            f"there is a root {root.name} already", hint=f"fallthru rm {root.name}"
-        ) from None
-    try:
-        if root.top is None:
-            root = dataclasses.replace(root, top=os.path.join(home, "top"))
-            os.mkdir(os.path.join(home, "top"), 0o755)
-        _write_config(home, root, limits)
-    except BaseException:
-        shutil.rmtree(home, ignore_errors=True)
-        raise
+    with _notes():
+        _make_home(home, root.name)
+        try:
+            if root.top is None:
+                root = dataclasses.replace(root, top=os.path.join(home, "top"))
+                os.mkdir(os.path.join(home, "top"), 0o755)
+            _write_config(home, root, limits)
+        except BaseException:
+            shutil.rmtree(home, ignore_errors=True)
+            raise
     return root
+
+
+def _make_home(home: str, name: str) -> None:
+    """The directory of a new root; one without a config was left by a run that was killed."""
+    config = os.path.join(home, _CONFIG)
+    if os.path.lexists(config):
+        raise Refused(f"there is a root {name} already", hint=f"fallthru rm {name}")
+    try:
+        with suppress(FileNotFoundError):
+            os.unlink(f"{config}.new")
+        for left in (os.path.join(home, "top"), home):
+            with suppress(FileNotFoundError):
+                os.rmdir(left)
+        os.makedirs(home, mode=0o700)
+    except OSError as error:
+        raise OperationFailed(
+            f"{home} cannot be made",
+            hint="is something in it that belongs to no root?",
+            errno=error.errno or 0,
+        ) from None
 
 
 def _holds(bottom: str, path: str) -> bool:
@@ -89,14 +106,27 @@ def load(name: str) -> tuple[Root, Limits]:
         ) from None
     except (OSError, ValueError) as error:
         raise OperationFailed(f"{path} cannot be read: {error}") from None
-    if found.get("format") != _FORMAT:
-        raise OperationFailed(f"{path} was written by another version of fallthru")
-    fields = found["root"]
+    try:
+        if found["format"] > _FORMAT:
+            raise _newer(f"the root {name} was made")
+        return _parsed(found)
+    except (KeyError, TypeError, AttributeError) as error:
+        raise OperationFailed(f"{path} cannot be read: {error!r}") from None
+
+
+def _parsed(document: dict[str, Any]) -> tuple[Root, Limits]:
+    """What an older fallthru did not write is as it was then: not there."""
+    fields = dict(document["root"])
     for key in ("bottoms", "persist"):
-        fields[key] = tuple(fields[key])
-    fields["binds"] = tuple(Bind(**bind) for bind in fields["binds"])
-    fields["network"] = net.Wish(**fields["network"])
-    return Root(**fields), Limits(**found["limits"])
+        fields[key] = tuple(fields.get(key, ()))
+    fields["binds"] = tuple(Bind(**bind) for bind in fields.get("binds", ()))
+    if "network" in fields:
+        fields["network"] = net.Wish(**fields["network"])
+    return Root(**fields), Limits(**document.get("limits", {}))
+
+
+def _newer(what: str) -> Refused:
+    return Refused(f"{what} by a newer fallthru", hint="use that one; nothing was changed")
 
 
 def remove(name: str) -> None:
@@ -132,6 +162,8 @@ def _write_config(home: str, root: Root, limits: Limits) -> None:
         file.flush()
         os.fsync(file.fileno())
     os.rename(f"{path}.new", path)
+    sync_directory(home)
+    sync_directory(os.path.dirname(home))
 
 
 # ------------------------------------------------------------------------ started and stopped
@@ -144,14 +176,26 @@ def start(name: str) -> Standing:
         if _standing(name, notes) is not None:
             raise Refused(f"the root {name} is running already", hint=f"fallthru exec {name} sh")
         group = cgroups.make(name, limits)
-        known: dict[str, Any] = {}
+        begun: list[Standing] = []
 
         def outside(pid: int) -> None:
-            known["pid"] = pid
+            begun.append(
+                Standing(
+                    name,
+                    pid,
+                    start_time(pid) or 0,
+                    time.time(),
+                    None if group is None else group.path,
+                    ready=False,
+                )
+            )
+            # Before there is anything that would have to be taken up if this is killed.
+            runstate.put(notes, name, begun[0].to_note())
             if group is not None:
                 group.add(pid)
             link = net.connect(root.network, pid, name)
-            known["address"] = None if link is None else link.address
+            if link is not None:
+                begun[0] = dataclasses.replace(begun[0], address=link.address)
 
         try:
             union = open_union(root)
@@ -159,20 +203,14 @@ def start(name: str) -> Standing:
                 place = enclosure.Enclosure(
                     root.namespaces, Builder(root, union).build, outside=outside
                 )
-                pid = enclosure.stand(place)
+                enclosure.stand(place)
             finally:
                 os.close(union)
-            standing = Standing(
-                name,
-                pid,
-                start_time(pid) or 0,
-                time.time(),
-                None if group is None else group.path,
-                known["address"],
-            )
-            runstate.put(notes, name, dataclasses.asdict(standing))
+            standing = dataclasses.replace(begun[0], ready=True)
+            runstate.put(notes, name, standing.to_note())
         except BaseException:
-            _tidy(group, root.network, known.get("pid", 0))
+            _tidy(group, root.network, begun[0].pid if begun else 0)
+            runstate.drop(notes, name)
             raise
     return standing
 
@@ -186,14 +224,7 @@ def stop(name: str, *, patience: float = 10) -> None:
         standing = _standing(name, notes)
         if standing is None:
             raise UsageError(f"the root {name} is not running")
-        target = _pidfd(standing)
-        try:
-            if patience > 0:
-                _ask_to_end(target, patience)
-            signal.pidfd_send_signal(target, signal.SIGKILL)
-            select.select([target], [], [])
-        finally:
-            os.close(target)
+        _kill(standing, patience)
         _forget(standing, notes)
 
 
@@ -216,11 +247,10 @@ def execute(name: str, command: enclosure.Command) -> int:
         os.close(target)
 
 
-def take_up(names: Iterable[str]) -> None:
-    """Tidy up after roots that were killed."""
+def take_up(names: Iterable[str]) -> list[Standing]:
+    """Tidy up after roots that were killed; those that were only being started."""
     with _notes() as notes:
-        for name in names:
-            _standing(name, notes)
+        return [standing for name in names if (standing := _standing(name, notes)) is not None]
 
 
 def _standing(name: str, notes: int) -> Standing | None:
@@ -228,9 +258,15 @@ def _standing(name: str, notes: int) -> Standing | None:
     note = runstate.load("roots").get(name)
     if note is None:
         return None
-    standing = Standing.from_note(note)
+    standing = Standing.from_note(name, note)
+    if standing.newer:
+        raise _newer(f"the root {name} was started")
     if standing.lives:
         return standing
+    if standing.has_process:
+        # Who started it had these notes locked: it was killed before the root was whole.
+        with suppress(UsageError):
+            _kill(standing)
     _forget(standing, notes)
     return None
 
@@ -270,10 +306,22 @@ def _pidfd(standing: Standing) -> int:
         target = os.pidfd_open(standing.pid)
     except ProcessLookupError:
         raise UsageError(f"the root {standing.name} is not running") from None
-    if not standing.lives:
+    if not standing.has_process:
         os.close(target)
         raise UsageError(f"the root {standing.name} is not running")
     return target
+
+
+def _kill(standing: Standing, patience: float = 0) -> None:
+    """End a root's processes, and wait for the end of the first."""
+    target = _pidfd(standing)
+    try:
+        if patience > 0:
+            _ask_to_end(target, patience)
+        signal.pidfd_send_signal(target, signal.SIGKILL)
+        select.select([target], [], [])
+    finally:
+        os.close(target)
 
 
 def _ask_to_end(target: int, patience: float) -> None:

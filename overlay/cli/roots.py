@@ -16,6 +16,7 @@ from overlay.cli.rootoptions import (
     root_of,
     root_options,
 )
+from overlay.errors import FallthruError
 from overlay.text import printable
 
 _names = click.argument("names", metavar="NAME...", nargs=-1, required=True)
@@ -106,19 +107,26 @@ def list_(as_json: bool) -> None:
             continue
         since = datetime.fromtimestamp(standing.since).isoformat(" ", "seconds")
         address = f"  {standing.address}" if standing.address else ""
-        click.echo(f"{name}  running since {since}, process {standing.pid}{address}")
+        newer = ", started by a newer fallthru" if standing.newer else ""
+        click.echo(f"{name}  running since {since}, process {standing.pid}{address}{newer}")
 
 
 def _record(name: str, standing: Any) -> dict[str, object]:
     from overlay import roots
 
-    root, _ = roots.load(name)
-    return {
+    state: dict[str, object] = {
         "name": name,
         "running": standing is not None,
         "pid": standing and standing.pid,
         "since": standing and standing.since,
         "address": standing and standing.address,
+    }
+    try:
+        root, _ = roots.load(name)
+    except FallthruError as error:
+        return {**state, "error": str(error)}  # the others are listed all the same
+    return {
+        **state,
         "bottoms": [printable(path) for path in root.bottoms],
         "top": printable(root.top or ""),
         "profile": root.profile,

@@ -8,16 +8,24 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import pytest
 
-from overlay import mountinfo, runstate
+from overlay import enclosure, mountinfo, net, rootnotes, roots, runstate, syscalls
+from overlay.cgroups import Limits
+from overlay.errors import Refused
+from overlay.inuse import top_in_use
+from overlay.root import Root
 from tests.cli.processes import wait_gone
-from tests.conftest import Layers
+from tests.conftest import Layers, children
 from tests.fsimages import tmpfs
+from tests.overlay.faults import CRASHED, crash_before, faulty
 from tests.running import REPOSITORY, fallthru
 from tests.smallroots import small_root
+
+MS_RDONLY, MS_REMOUNT = 1, 32  # include/uapi/linux/mount.h
 
 
 @pytest.fixture(autouse=True)
@@ -178,3 +186,156 @@ def test_a_top_serves_one_root(bottom: Path, layers: Layers) -> None:
     assert done.returncode == 4
     assert "in use" in done.stderr
     assert [each["running"] for each in listed()] == [True, False]
+
+
+# ---------------------------------------------------------------------------- bad days
+
+
+def test_killed_at_every_step_of_its_making(bottom: Path, registry: Path) -> None:
+    create = partial(roots.create, Root("web", (str(bottom),)), Limits())
+    create()
+    roots.remove("web")
+    number = 1
+    while crash_before(number, create):
+        number += 1
+        if not (registry / "web" / "root.json").exists():
+            create()  # what was left is no root, and in nobody's way
+        assert roots.load("web")[0].bottoms == (str(bottom),)
+        roots.remove("web")
+        assert os.listdir(registry) == []
+    assert number > 5
+
+
+def test_killed_at_every_step_of_its_start(bottom: Path) -> None:
+    """Nothing runs that nobody knows of, and the top is free; or it runs."""
+    wish = net.Wish("bridge", "ft-start")
+    top = roots.create(Root("web", (str(bottom),), network=wish), Limits()).top
+    assert top is not None
+    number = 1
+    while _killed_starting("web", number):
+        number += 1
+        running = "web" in rootnotes.standings()
+        if running:
+            assert ok("exec", "web", "cat", "/proc/1/comm") == "cat\n"
+            roots.stop("web", patience=0)
+        for pid in children():  # orphans become this process's (tests/conftest.py)
+            wait_gone(pid)
+        assert not top_in_use(top), f"killed before step {number}"
+        assert "ft-start" not in os.listdir("/sys/class/net")
+    assert number > 5
+    assert list(rootnotes.standings()) == ["web"]
+
+
+def _killed_starting(name: str, number: int) -> bool:
+    """Start a root in a child that ends before its step ``number``; whether it came so far."""
+    child = os.fork()
+    if child == 0:
+        starter, code = os.getpid(), 1
+
+        def fault(each: int) -> None:
+            if os.getpid() == starter and each == number:
+                os._exit(CRASHED)
+
+        try:
+            with faulty(fault):
+                roots.start(name)
+            code = 0
+        finally:
+            os._exit(code)
+    code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    assert code in (0, CRASHED)
+    return code == CRASHED
+
+
+def test_its_disk_becomes_read_only_while_it_runs(bottom: Path, registry: Path) -> None:
+    ok("create", "web", "--bottom", bottom)
+    ok("start", "web")
+    pid = pid_of("web")
+    syscalls.mount(None, registry.parent, None, MS_REMOUNT | MS_RDONLY, None)
+    assert [each["running"] for each in listed()] == [True]
+    done = fallthru("exec", "web", "--", "sh", "-c", "cat /etc/passwd && echo new > /etc/new")
+    assert "root:x:0" in done.stdout
+    assert "Read-only file system" in done.stderr
+    ok("stop", "web")
+    wait_gone(pid)
+    for command in (("rm", "--yes"), ("start",), ("create", "--bottom", bottom)):
+        done = fallthru(*command, "other" if command[0] == "create" else "web")
+        assert done.returncode in (2, 3, 5), (command, done)
+        assert "ead-only" in done.stderr
+        assert "Traceback" not in done.stderr
+    syscalls.mount(None, registry.parent, None, MS_REMOUNT, None)
+    assert [(each["name"], each["running"]) for each in listed()] == [("web", False)]
+    ok("start", "web")
+
+
+def test_its_note_is_lost_while_it_runs(bottom: Path) -> None:
+    """As when somebody empties /run: the kernel still knows that the top is in use."""
+    ok("create", "web", "--bottom", bottom)
+    ok("start", "web")
+    pid = pid_of("web")
+    Path(runstate.DIRECTORY, "roots", "web").unlink()
+    assert [each["running"] for each in listed()] == [False]
+    done = fallthru("start", "web")
+    assert done.returncode == 4
+    assert f"kill {pid}" in done.stderr
+    os.kill(pid, signal.SIGKILL)
+    wait_gone(pid)
+    ok("start", "web")
+
+
+@pytest.fixture
+def made(bottom: Path) -> list[str]:
+    """Two roots."""
+    names = ["db", "web"]
+    for name in names:
+        roots.create(Root(name, (str(bottom),)), Limits())
+    return names
+
+
+def test_a_newer_one_started_it(made: list[str]) -> None:
+    pid = roots.start("web").pid
+    note = Path(runstate.DIRECTORY, "roots", "web")
+    kept = note.read_text()
+    note.write_text(json.dumps({**json.loads(kept), "format": 99, "started": "yes", "more": {}}))
+    command = enclosure.Command(("ls",))
+    for action in (
+        roots.stop,
+        roots.start,
+        roots.remove,
+        lambda name: roots.execute(name, command),
+    ):
+        with pytest.raises(Refused, match="the root web was started by a newer fallthru"):
+            action("web")
+    assert "started by a newer fallthru" in ok("list")
+    os.kill(pid, 0)
+    note.write_text(kept)
+    roots.start("db")
+    assert [(each["name"], each["running"]) for each in listed()] == [("db", True), ("web", True)]
+
+
+def test_a_newer_one_made_it(made: list[str], registry: Path) -> None:
+    (registry / "web" / "root.json").write_text(json.dumps({"format": 99, "roots": ["another"]}))
+    for action in (roots.start, roots.remove):
+        with pytest.raises(Refused, match="the root web was made by a newer fallthru"):
+            action("web")
+    assert ["error" in each for each in listed()] == [False, True]
+    with pytest.raises(Refused, match="there is a root web already"):
+        roots.create(Root("web", ("/",), top="/nowhere"), Limits())
+    assert (registry / "web" / "top").is_dir()
+
+
+def test_an_older_one_made_and_started_it(made: list[str], registry: Path) -> None:
+    """Before there were limits, networks and binds, and before notes had a number."""
+    config = registry / "web" / "root.json"
+    document = json.loads(config.read_text())
+    old = {key: document["root"][key] for key in ("name", "bottoms", "top")}
+    config.write_text(json.dumps({"format": 1, "root": old}))
+    pid = roots.start("web").pid
+    note = Path(runstate.DIRECTORY, "roots", "web")
+    written = json.loads(note.read_text())
+    note.write_text(
+        json.dumps({key: written[key] for key in ("name", "pid", "started", "since", "boot")})
+    )
+    assert rootnotes.standings()["web"].pid == pid
+    roots.stop("web", patience=0)
+    wait_gone(pid)

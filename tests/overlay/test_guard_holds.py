@@ -425,6 +425,21 @@ def test_notes_of_another_boot_or_version_are_nothing() -> None:
     assert readonlyusers.reliances() == {}
 
 
+def test_what_a_newer_one_relies_on_is_not_let_go(ext4: Path, layers: Layers) -> None:
+    kernel.mount(overlay_of(ext4, layers), str(layers.mnt))
+    (note,) = Path(f"{runstate.DIRECTORY}/overlays").iterdir()
+    kept = note.read_text()
+    note.write_text(kept.replace('"format": 2', '"format": 99').replace('"bottoms"', '"lower"'))
+    assert run("umount", layers.mnt) == 0
+    readonlyusers.reconcile()
+    assert note.exists()
+    assert device_is_read_only(ext4)
+    note.write_text(kept)
+    readonlyusers.reconcile()
+    assert not device_is_read_only(ext4)
+    assert not note.exists()
+
+
 def test_a_broken_note_is_named() -> None:
     note = Path(f"{runstate.DIRECTORY}/overlays/0:99")
     with runstate.locked("overlays"):
