@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Final
 
-from overlay import workdir
+from overlay import syscalls, workdir
 from overlay.changes import Difference, Kind, chosen, differences
 from overlay.commitapply import Applied, Applier
 from overlay.commitconflicts import Conflict, conflict
@@ -226,6 +226,8 @@ class _Commit:
         conflicts = self._conflicts(live, resumed=interrupted(bottom))
         with opened(bottom, {"top": printable(self._top.layer.path)}) as site:
             settle(self._view, self._top.layer, self._top.stage, differences(self._view))
+            # The bottom may be on another disk, which may be the only one to know of a change.
+            syscalls.syncfs(self._top.layer.fd)
             applied = self._apply(self._view, bottom, site, conflicts)
             site.sync()
             if verify:

@@ -24,6 +24,7 @@ from overlay.errors import OperationFailed, Refused, UsageError
 from overlay.indexfile import SharedIndex, StaleIndex
 from overlay.indexlayer import make_layer, refresh, require_unused
 from overlay.layer import Layer, open_beneath
+from overlay.outfile import sync_directory
 from overlay.staging import STAGE_PREFIX, open_bottom, remove_tree
 from overlay.text import printable
 from overlay.view import View
@@ -191,11 +192,14 @@ def _put(meta: str, stage: int, index: SharedIndex, bottoms: Sequence[str]) -> N
             same = b"".join(os.fsencode(os.path.realpath(path)) + b"\0" for path in bottoms)
             erofs.write_image(file, stage, _TREE, identity=same)
             file.write(content + _TRAILER.pack(len(content), _MAGIC))
+            file.flush()
+            os.fsync(file.fileno())
         os.rename(b"image", os.fsencode(meta), src_dir_fd=stage)
-        return
-    _write(stage, content)
-    os.chmod(f"/proc/self/fd/{stage}", 0o755)
-    os.rename(os.readlink(f"/proc/self/fd/{stage}"), meta)
+    else:
+        _write(stage, content)
+        os.chmod(f"/proc/self/fd/{stage}", 0o755)
+        os.rename(os.readlink(f"/proc/self/fd/{stage}"), meta)
+    sync_directory(os.path.dirname(os.path.abspath(meta)))
 
 
 def _write(directory: int, content: bytes) -> None:

@@ -16,7 +16,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from typing import Any, Final
 
+from overlay import syscalls
 from overlay.errors import EnvironmentLacks, Refused, UsageError
+from overlay.outfile import sync_directory
 from overlay.text import human_bytes, printable
 from overlay.topcopy import copy_tops
 
@@ -126,8 +128,9 @@ def write_note(directory: str, family: str, tops: dict[str, str]) -> None:
     with open(aside, "w", encoding="utf-8") as file:
         json.dump({"format": _FORMAT, "family": family, "tops": tops}, file, indent=2)
         file.flush()
-        os.fsync(file.fileno())
+        syscalls.syncfs(file.fileno())  # the tops as well: they may be nowhere else by now
     os.rename(aside, path)
+    sync_directory(directory)
 
 
 def copy_store(store: str, directory: str, names: list[str]) -> None:

@@ -17,14 +17,20 @@ from overlay import syscalls
 __all__ = [
     "IMAGE_PREFIX",
     "MKFS",
+    "SHM",
     "kernel_filesystems",
     "loop_filesystem",
+    "make_image",
+    "mounted_image",
     "needs_filesystem",
     "tmpfs",
 ]
 
 #: Tells this run's images from those of another run on the same machine.
 IMAGE_PREFIX = f"fallthru-test-{os.getpid()}-"
+
+#: Where images are: in memory.
+SHM = Path("/dev/shm")
 
 #: How to make each kind, and its smallest useful size in MiB.
 MKFS: dict[str, tuple[list[str], int]] = {
@@ -82,30 +88,45 @@ def loop_filesystem(
     kind demands; it lives in memory (``/dev/shm``) unless ``directory`` says otherwise.
     The calling test is skipped, with the reason, where the kind cannot be had.
     """
-    needs_filesystem(kind)
-    command, least = MKFS[kind]
-    where = directory or Path("/dev/shm")
-    with tempfile.TemporaryDirectory(prefix=IMAGE_PREFIX, dir=where) as scratch:
+    with tempfile.TemporaryDirectory(prefix=IMAGE_PREFIX, dir=directory or SHM) as scratch:
         image = Path(scratch, "image")
-        with image.open("wb") as file:
-            file.truncate(max(size_mb, least) << 20)
-        subprocess.run([*command, *mkfs_options, str(image)], check=True, capture_output=True)
+        make_image(kind, image, size_mb, mkfs_options)
         mount_point = Path(scratch, "mnt")
         mount_point.mkdir()
-        image_fd = os.open(image, os.O_RDONLY if read_only else os.O_RDWR)
-        try:
-            device, name = syscalls.loop_attach(image_fd, read_only=read_only)
-        finally:
-            os.close(image_fd)
-        try:
-            if not read_only:
-                # A device keeps BLKROSET when it changes its image: a killed run may have left it.
-                syscalls.blkroset(device, False)
-            tree = _mount_device(kind, name, read_only=read_only)
-        finally:
-            os.close(device)
-        with _attached(tree, mount_point):
+        with mounted_image(kind, image, mount_point, read_only=read_only):
             yield mount_point
+
+
+def make_image(
+    kind: str, image: Path, size_mb: int = 0, mkfs_options: tuple[str, ...] = ()
+) -> None:
+    """A fresh file system of ``kind`` in the sparse file ``image``; skips as loop_filesystem."""
+    needs_filesystem(kind)
+    command, least = MKFS[kind]
+    with image.open("wb") as file:
+        file.truncate(max(size_mb, least) << 20)
+    subprocess.run([*command, *mkfs_options, str(image)], check=True, capture_output=True)
+
+
+@contextmanager
+def mounted_image(
+    kind: str, image: Path, mount_point: Path, *, read_only: bool = False
+) -> Iterator[None]:
+    """An image at ``mount_point``, on a loop device that goes with the mount."""
+    image_fd = os.open(image, os.O_RDONLY if read_only else os.O_RDWR)
+    try:
+        device, name = syscalls.loop_attach(image_fd, read_only=read_only)
+    finally:
+        os.close(image_fd)
+    try:
+        if not read_only:
+            # A device keeps BLKROSET when it changes its image: a killed run may have left it.
+            syscalls.blkroset(device, False)
+        tree = _mount_device(kind, name, read_only=read_only)
+    finally:
+        os.close(device)
+    with _attached(tree, mount_point):
+        yield
 
 
 def _mount_device(kind: str, device: str, *, read_only: bool) -> int:

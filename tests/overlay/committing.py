@@ -14,7 +14,31 @@ from tests.conftest import Layers
 from tests.rawoverlay import overlay
 from tests.treediff import Tree, snapshot
 
-__all__ = ["groups", "shown", "whole"]
+__all__ = ["STUBS", "change", "groups", "shown", "whole", "without_directory_times"]
+
+STUBS = {"metacopy": "on", "redirect_dir": "on", "index": "on"}
+
+
+def change(layers: Layers) -> tuple[Tree, set[frozenset[bytes]]]:
+    """Fill a bottom, and change it through a top in all the ways there are; what is shown then."""
+    bottom = layers.bottom
+    for name in ("d/file", "d/e/deep", "gone/x", "gone/y", "moved/z", "type"):
+        (bottom / name).parent.mkdir(parents=True, exist_ok=True)
+        (bottom / name).write_text(name)
+    os.link(bottom / "d/file", bottom / "d/other name")
+    os.link(bottom / "gone/x", bottom / "other x")
+    with overlay(layers.mnt, [bottom], layers.top, layers.work, STUBS) as mnt:
+        (mnt / "d/file").write_text("content for two names")
+        (mnt / "d/e/deep").chmod(0o600)
+        shutil.rmtree(mnt / "gone")
+        (mnt / "other x").unlink()
+        (mnt / "gone").mkdir()
+        (mnt / "gone/new").write_text("new")
+        (mnt / "moved").rename(mnt / "elsewhere")
+        (mnt / "elsewhere/z").rename(mnt / "z")
+        (mnt / "type").unlink()
+        (mnt / "type").mkdir()
+        return whole(mnt), groups(mnt)
 
 
 def whole(root: Path) -> Tree:
@@ -25,6 +49,13 @@ def whole(root: Path) -> Tree:
         if stat.S_ISDIR(thing.ftype):
             tree[path] = replace(thing, times=os.lstat(base + b"/" + path).st_mtime_ns)
     return tree
+
+
+def without_directory_times(tree: Tree) -> Tree:
+    return {
+        path: replace(thing, times=None) if thing.ftype == stat.S_IFDIR else thing
+        for path, thing in tree.items()
+    }
 
 
 def groups(root: Path) -> set[frozenset[bytes]]:

@@ -24,14 +24,21 @@ _OS: Final = (
 
 
 @contextmanager
-def faulty(fault: Callable[[int], None]) -> Iterator[Callable[[], int]]:
-    """Call ``fault(number)`` before each changing system call; yields how many there were."""
+def faulty(
+    fault: Callable[[int], None], calls: list[str] | None = None
+) -> Iterator[Callable[[], int]]:
+    """Call ``fault(number)`` before each changing system call; yields how many there were.
+
+    Their names are added to ``calls``.
+    """
     count = 0
 
     def watched(call: Callable[..., Any]) -> Callable[..., Any]:
         def wrapper(*args: Any, **kwargs: Any) -> Any:
             nonlocal count
             count += 1
+            if calls is not None:
+                calls.append(call.__name__)
             fault(count)
             return call(*args, **kwargs)
 
@@ -58,14 +65,18 @@ def never(number: int) -> None:
     """No fault: for counting."""
 
 
-def crash_before(number: int, action: Callable[[], object]) -> bool:
+def crash_before(
+    number: int, action: Callable[[], object], with_it: Callable[[], None] | None = None
+) -> bool:
     """Run ``action`` in a child that ends, as if killed, before call ``number``.
 
-    Whether it came so far.
+    Whether it came so far.  ``with_it`` is done at its end.
     """
 
     def fault(each: int) -> None:
         if each == number:
+            if with_it is not None:
+                with_it()
             os._exit(CRASHED)
 
     child = os.fork()

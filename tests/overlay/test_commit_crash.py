@@ -7,7 +7,6 @@ import os
 import shutil
 import subprocess
 from contextlib import suppress
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -19,12 +18,10 @@ from overlay.errors import FallthruError, OperationFailed
 from overlay.site import SITE
 from tests.conftest import Layers, make_layers
 from tests.fsimages import tmpfs
-from tests.overlay.committing import groups, whole
+from tests.overlay.committing import STUBS, change, whole, without_directory_times
 from tests.overlay.faults import crash_before, faulty, never
 from tests.rawoverlay import overlay
 from tests.treediff import Tree
-
-STUBS = {"metacopy": "on", "redirect_dir": "on", "index": "on"}
 
 
 @pytest.fixture(autouse=True)
@@ -41,26 +38,7 @@ class Bench:
         self.base = base
         self.count = 0
         self.original = make_layers(base / "original")
-        bottom = self.original.bottom
-        for name in ("d/file", "d/e/deep", "gone/x", "gone/y", "moved/z", "type"):
-            (bottom / name).parent.mkdir(parents=True, exist_ok=True)
-            (bottom / name).write_text(name)
-        os.link(bottom / "d/file", bottom / "d/other name")
-        os.link(bottom / "gone/x", bottom / "other x")
-        with overlay(
-            self.original.mnt, [bottom], self.original.top, self.original.work, STUBS
-        ) as mnt:
-            (mnt / "d/file").write_text("content for two names")
-            (mnt / "d/e/deep").chmod(0o600)
-            shutil.rmtree(mnt / "gone")
-            (mnt / "other x").unlink()
-            (mnt / "gone").mkdir()
-            (mnt / "gone/new").write_text("new")
-            (mnt / "moved").rename(mnt / "elsewhere")
-            (mnt / "elsewhere/z").rename(mnt / "z")
-            (mnt / "type").unlink()
-            (mnt / "type").mkdir()
-            self.expected, self.links = whole(mnt), groups(mnt)
+        self.expected, self.links = change(self.original)
 
     def fresh(self) -> Layers:
         self.count += 1
@@ -85,13 +63,6 @@ class Bench:
         return without_directory_times(
             {path: thing for path, thing in tree.items() if not path.startswith(SITE)}
         )
-
-
-def without_directory_times(tree: Tree) -> Tree:
-    return {
-        path: replace(thing, times=None) if thing.ftype == 0o040000 else thing
-        for path, thing in tree.items()
-    }
 
 
 @pytest.fixture
