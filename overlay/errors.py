@@ -6,8 +6,11 @@ raised where the cause is known and caught once, in :mod:`overlay.cli`.
 
 from __future__ import annotations
 
+import errno
 import os
-from typing import ClassVar
+from typing import ClassVar, Final
+
+from overlay.text import printable
 
 __all__ = [
     "EXIT_ANSWER_IS_NO",
@@ -21,6 +24,7 @@ __all__ = [
     "TopInUse",
     "UnreadableTop",
     "UsageError",
+    "of_disk",
 ]
 
 EXIT_OK = 0
@@ -92,3 +96,22 @@ class OperationFailed(FallthruError):
     """An operation that should have worked did not."""
 
     exit_code = 5
+
+
+#: What a disk answers that is full, restricted, read-only or broken, wherever it is asked.
+_OF_DISK: Final = {
+    errno.ENOSPC: "make room there, and run it again",
+    errno.EDQUOT: "have the quota raised or make room, and run it again",
+    errno.EROFS: "have it mounted read-write again, and run it again",
+    errno.EIO: "the kernel's log says more: dmesg",
+}
+
+
+def of_disk(error: OSError) -> OperationFailed | None:
+    """What to report where the cause is a disk and not the request; None for other causes."""
+    if error.errno not in _OF_DISK:
+        return None
+    where = "" if error.filename is None else f" ({printable(error.filename)})"
+    return OperationFailed(
+        f"{os.strerror(error.errno)}{where}", hint=_OF_DISK[error.errno], errno=error.errno
+    )

@@ -12,7 +12,7 @@ import click
 
 from overlay import __version__
 from overlay.cli.lazy import LazyGroup
-from overlay.errors import FallthruError
+from overlay.errors import FallthruError, of_disk
 
 __all__ = ["SUBCOMMANDS", "command", "main"]
 
@@ -93,6 +93,12 @@ def main() -> None:
     except FallthruError as error:
         report_error(error)
         code = error.exit_code
+    except OSError as error:
+        failure = of_disk(error)
+        if failure is None:
+            raise
+        report_error(failure)
+        code = failure.exit_code
     except click.ClickException as error:
         error.show()
         code = 2
