@@ -18,7 +18,7 @@ from overlay.errors import EnvironmentLacks, UsageError
 from tracer.hooks import BACKENDS
 from tracer.kinds import KINDS
 from tracer.latencies import Latency, read_latencies
-from tracer.program import COPYUPS, RING_BYTES, Filters, Options, Program, build
+from tracer.program import COPYUPS, RING_BYTES, SPARE_BYTES, Filters, Options, Program, build
 
 __all__ = ["Backend", "Probes", "clock_offset", "open_backend"]
 
@@ -94,7 +94,9 @@ class Probes:
             self._fill(filters)
             if name == "tracepoint":
                 self._find_unions()
-            self._ring = Ring(self._program.maps["ring"].fd, RING_BYTES, RECORD_SIZE)
+            maps = self._program.maps
+            self._ring = Ring(maps["ring"].fd, RING_BYTES, RECORD_SIZE)
+            self._spare = Ring(maps["spare"].fd, SPARE_BYTES, RECORD_SIZE)
         except BaseException:
             self._program.close()
             raise
@@ -133,7 +135,7 @@ class Probes:
         self._ring.wait(seconds)
 
     def take(self) -> bytes:
-        return self._ring.take()
+        return self._ring.take() + self._spare.take()
 
     def stacks(self) -> Map:
         return self._program.maps["stacks"]
@@ -166,6 +168,7 @@ class Probes:
             self._counts = (self._value(_LOST), self._value(_UNMATCHED))
             self._latencies = self.latencies()
             self._ring.close()
+            self._spare.close()
             self._program.close()
 
 

@@ -26,7 +26,16 @@ from tracer.hooks import FUNCTIONS, TASKS, TRACEPOINTS, Hook
 from tracer.kallsyms import Range, copyup_ranges
 from tracer.kinds import KINDS
 
-__all__ = ["COPYUPS", "RING_BYTES", "Filters", "NoBpf", "Options", "Program", "build"]
+__all__ = [
+    "COPYUPS",
+    "RING_BYTES",
+    "SPARE_BYTES",
+    "Filters",
+    "NoBpf",
+    "Options",
+    "Program",
+    "build",
+]
 
 PROBES = Path(__file__).parent / "probes"
 
@@ -41,6 +50,9 @@ _PARTS = {
 
 #: Room for some 16,000 copyups that wait to be fetched.
 RING_BYTES = 8 << 20
+#: For records that the ring did not take.
+SPARE_BYTES = 1 << 20
+_RINGS = {"ring": RING_BYTES, "spare": SPARE_BYTES}
 
 #: What the probes read.  All of it must exist.
 _FIELDS: dict[str, Sequence[str]] = {
@@ -187,7 +199,7 @@ def _hooks(backend: str, filters: Filters) -> tuple[Hook, ...]:
 
 
 def _map(spec: MapSpec) -> bpf.Map:
-    entries = RING_BYTES if spec.name == "ring" else spec.entries
+    entries = _RINGS.get(spec.name, spec.entries)
     return bpf.Map(spec.name, spec.kind, spec.key_size, spec.value_size, entries, spec.flags)
 
 

@@ -169,8 +169,10 @@ def split(raw: bytes) -> Batch:
             changes.append(
                 Change(int(row["pid"]), int(row["when"]), None if gone == _NO_MOUNT else gone)
             )
-    # Pieces come in order; one that was lost leaves a path that is too short, seen later.
-    long_paths = {ident: b"".join(part for _, part in parts) for ident, parts in chunks.items()}
+    # One that was lost leaves a path that is too short, seen later.
+    long_paths = {
+        ident: b"".join(part for _, part in sorted(parts)) for ident, parts in chunks.items()
+    }
     return Batch(every[kinds == REC_SPAN], long_paths, tuple(mounts), tuple(changes))
 
 

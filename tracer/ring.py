@@ -38,8 +38,7 @@ class Ring:
         # counts twice as memory of ours, and all is copied out anyway.
         self._data = mmap.mmap(map_fd, page + size, mmap.MAP_SHARED, mmap.PROT_READ, offset=page)
         self._page = page
-        # Each a word that both sides use at once.  A memoryview moves it whole; struct, byte by
-        # byte, would show the kernel a position that never was, and a ring that is full.
+        # Words that both sides use at once: a memoryview moves them whole.
         self._consumed = memoryview(self._consumer)[:8].cast("Q")
         self._produced = memoryview(self._data)[:8].cast("Q")
         self._poll = select.epoll()

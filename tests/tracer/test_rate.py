@@ -18,6 +18,8 @@ from tests.running import fallthru
 from tests.tracer.conftest import Recorder
 from tests.tracer.running import Step, Writers
 from tests.tracer.test_tools import check_trace_events
+from tracer.program import RING_BYTES, SPARE_BYTES
+from tracer.records import RECORD_SIZE
 
 FILES = 20_011
 WRITERS = 4
@@ -57,6 +59,23 @@ def test_twenty_thousand(mnt: Path, tmp_path: Path, recording: Recorder) -> None
     by_writer = trace.frame.groupby("pid").size()
     assert set(by_writer.index) == set(writers.pids)
     assert peak < 120_000, f"{peak} kB"
+
+
+def test_more_than_the_ring_holds(mnt: Path, tmp_path: Path, recording: Recorder) -> None:
+    """What one ring refuses goes to the other: nothing is lost."""
+    room = RING_BYTES // (RECORD_SIZE + 8)
+    count = room + SPARE_BYTES // (RECORD_SIZE + 8) // 2
+    paths = [f"/d{number % WRITERS}/f{number}" for number in range(count)]
+    writers = Writers(tmp_path, mnt, [[Step("openat", path) for path in paths]])
+    recorder = recording("-o", tmp_path / "t", "--mount", mnt)
+    recorder.send_signal(signal.SIGSTOP)
+    writers.run()
+    recorder.send_signal(signal.SIGCONT)
+    recorder.send_signal(signal.SIGTERM)
+    assert recorder.wait(60) == 0
+    trace = load(tmp_path / "t")
+    assert (trace.runs[0].metadata.lost, trace.damage) == (0, ())
+    assert Counter(trace.frame["path"]) == Counter([*paths, *(f"/d{n}" for n in range(WRITERS))])
 
 
 def test_a_real_trace_in_perfetto(layers: Layers, tracing: None, tmp_path: Path) -> None:

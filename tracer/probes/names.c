@@ -78,6 +78,8 @@ static __always_inline int take_path(struct span_record *rec, u64 dentry, u64 ro
         if (at >= off || at > MAX_NAMES + 256 - CHUNK_BYTES)
             break;
         struct path_record *chunk = ring.ringbuf_reserve(RECORD_SIZE);
+        if (!chunk)
+            chunk = spare.ringbuf_reserve(RECORD_SIZE);
         if (!chunk) {
             count(ST_LOST);
             break;

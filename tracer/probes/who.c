@@ -2,7 +2,8 @@
 
 static __always_inline void send(struct span *s)
 {
-    if (ring.ringbuf_output(&s->rec, sizeof(s->rec), BPF_RB_NO_WAKEUP))
+    if (ring.ringbuf_output(&s->rec, sizeof(s->rec), BPF_RB_NO_WAKEUP) &&
+        spare.ringbuf_output(&s->rec, sizeof(s->rec), BPF_RB_NO_WAKEUP))
         count(ST_LOST);
 }
 
