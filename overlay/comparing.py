@@ -6,11 +6,13 @@ import os
 import stat
 from collections.abc import Iterator
 from enum import StrEnum
+from typing import Final
 
 from overlay.layer import VANISHED
+from overlay.marks import Marks
 from overlay.view import Node, OpenDirectory, Place, View
 
-__all__ = ["Aspect", "Comparer", "FileType", "file_type", "length"]
+__all__ = ["FILE_TYPES", "Aspect", "Comparer", "FileType", "file_type", "length"]
 
 _BLOCK = 1 << 20
 
@@ -37,7 +39,24 @@ class FileType(StrEnum):
     SOCKET = "socket"
 
 
-_TYPES = {
+_MODE, _OWNER, _TIMES, _CONTENT = 1, 2, 4, 8
+#: What some of these bits say: there are too many differences to make a set for each.
+_ASPECTS: Final = tuple(
+    frozenset(
+        aspect
+        for bit, aspect in (
+            (_MODE, Aspect.MODE),
+            (_OWNER, Aspect.OWNER),
+            (_TIMES, Aspect.TIMES),
+            (_CONTENT, Aspect.CONTENT),
+        )
+        if bits & bit
+    )
+    for bits in range(16)
+)
+
+#: What an inode's format bits say.
+FILE_TYPES: Final = {
     stat.S_IFREG: FileType.FILE,
     stat.S_IFDIR: FileType.DIRECTORY,
     stat.S_IFLNK: FileType.SYMLINK,
@@ -50,7 +69,7 @@ _TYPES = {
 
 def file_type(node: Node) -> FileType:
     """What a node is."""
-    return _TYPES[stat.S_IFMT(node.st.st_mode)]
+    return FILE_TYPES[stat.S_IFMT(node.st.st_mode)]
 
 
 def length(node: Node) -> int:
@@ -71,38 +90,38 @@ class Comparer:
 
     def compare(
         self, now: Node, was: Node, here: OpenDirectory, there: OpenDirectory
-    ) -> set[Aspect]:
+    ) -> frozenset[Aspect]:
         """In what two things of one type differ, found in these two directories."""
         what = self.compare_plain(now, was)
         try:
             if here.xattrs(now) != there.xattrs(was):
-                what.add(Aspect.XATTRS)
+                return what | {Aspect.XATTRS}
         except OSError as error:
             # Removed since it was looked up: it will be a deletion in the next diff.
             if error.errno not in VANISHED:
                 raise
         return what
 
-    def compare_plain(self, now: Node, was: Node) -> set[Aspect]:
+    def compare_plain(self, now: Node, was: Node) -> frozenset[Aspect]:
         """In what two things of one type differ but for extended attributes."""
         st, old = now.st, was.st
-        what = set()
+        bits = 0
         if (st.st_mode ^ old.st_mode) & 0o7777:
-            what.add(Aspect.MODE)
+            bits |= _MODE
         if st.st_uid != old.st_uid or st.st_gid != old.st_gid:
-            what.add(Aspect.OWNER)
+            bits |= _OWNER
         if st.st_mode & 0o170000 == stat.S_IFDIR:
-            return what
+            return _ASPECTS[bits]
         if st.st_mtime_ns != old.st_mtime_ns:
-            what.add(Aspect.TIMES)
+            bits |= _TIMES
         try:
             if self.content_differs(now, was):
-                what.add(Aspect.CONTENT)
+                bits |= _CONTENT
         except OSError as error:
             # Removed since it was looked up: it will be a deletion in the next diff.
             if error.errno not in VANISHED:
                 raise
-        return what
+        return _ASPECTS[bits]
 
     def content_differs(self, now: Node, was: Node) -> bool:
         kind = stat.S_IFMT(now.st.st_mode)
@@ -118,12 +137,28 @@ class Comparer:
             return now.data != was.data
         if not now.st.st_size:
             return False
-        # Copyup keeps the time, and marks the file.  What an archiver unpacked has any time
-        # it likes and no mark, and a stub that reads from elsewhere is no copyup of this.
-        copied_up = "origin" in now.marks.others and now.marks.metacopy is None
-        if copied_up and now.st.st_mtime_ns == was.st.st_mtime_ns and not self.checksum:
+        if self.is_copyup(now.marks) and now.st.st_mtime_ns == was.st.st_mtime_ns:
             return False
         return not self.same_bytes(now.data, was.data)
+
+    def is_copyup(self, marks: Marks) -> bool:
+        """Whether size and time are enough to tell that a file's content is the old one's.
+
+        Copyup keeps the time, and marks the file.  What an archiver unpacked has any time
+        it likes and no mark, and a stub that reads from elsewhere is no copyup of this.
+        """
+        return not self.checksum and marks.metacopy is None and "origin" in marks.others
+
+    def untouched(self, st: os.stat_result, marks: Marks, old: os.stat_result) -> bool:
+        """Whether a file has all that it had, as one has that was only opened to be written."""
+        return (
+            st.st_mtime_ns == old.st_mtime_ns
+            and st.st_size == old.st_size
+            and st.st_mode == old.st_mode
+            and st.st_uid == old.st_uid
+            and st.st_gid == old.st_gid
+            and (not st.st_size or self.is_copyup(marks))
+        )
 
     def target(self, place: Place) -> bytes:
         with self.view.layers[place.layer].parent(place.path) as (fd, name):

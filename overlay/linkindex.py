@@ -18,7 +18,6 @@ import os
 import struct
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import replace
 from typing import Final, Self
 
 from overlay import syscalls
@@ -222,7 +221,7 @@ class _IndexedDirectory(OpenDirectory):
 
 
 def _with_links(node: Node, count: int | None) -> Node:
-    return node if count is None else replace(node, st=changed_stat(node.st, st_nlink=count))
+    return node if count is None else node._replace(st=changed_stat(node.st, st_nlink=count))
 
 
 #: The order of os.stat_result's positional fields; the times there are whole seconds.

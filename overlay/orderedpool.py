@@ -7,6 +7,7 @@ the front is given out first, so that little has to wait for its turn in memory.
 
 from __future__ import annotations
 
+import gc
 import os
 import signal
 from collections.abc import Iterator
@@ -147,6 +148,8 @@ class _Pool:
 def _work(walker: Walker, parent: Connection) -> None:
     """A worker's life: it ends when its parent closes the connection, or dies."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    # Nothing in a walk refers to itself, and the collector would look at all that was found.
+    gc.disable()
     walker.own_process()
     while True:
         try:

@@ -10,35 +10,38 @@ from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Final
+from typing import Final, NamedTuple
 
 from overlay import syscalls
+from overlay.comparing import Comparer, length
+from overlay.difference import Difference, Pair, changed, deleted, new
 from overlay.layer import VANISHED
 from overlay.marks import Marks
-from overlay.markvalues import MarkFamily
-from overlay.view import Node, Place
+from overlay.view import Node, Place, View
 
 __all__ = ["Found", "Quick"]
 
 _PLAIN: Final = Marks(bare=True)
+_KIND: Final = 0o170000
 _LINK: Final = stat.S_IFLNK
 _DIRECTORY: Final = stat.S_IFDIR
 _FILE: Final = stat.S_IFREG
 _DEVICE: Final = stat.S_IFCHR
 
 
-@dataclass(slots=True)
-class Found:
-    """What is plain in a directory: (path, now, was), of one type where there are both.
+class Found(NamedTuple):
+    """What is plain in a directory, and the names that were not, in any order."""
 
-    ``now`` is None for what a whiteout hides, which is no directory.  ``left`` are the
-    names that were not plain.
-    """
+    items: list[Pair | Difference]
+    left: set[bytes]
 
-    entries: list[tuple[bytes, Node | None, Node | None]]
-    left: list[bytes]
+
+class _Mine(NamedTuple):
+    """An entry of the top whose marks, if any, change nothing."""
+
+    name: bytes
+    st: os.stat_result
+    marks: Marks
 
 
 class Quick:
@@ -48,7 +51,10 @@ class Quick:
     component to look up.
     """
 
-    def __init__(self, family: MarkFamily, *, in_place: bool = False) -> None:
+    def __init__(self, view: View, comparer: Comparer) -> None:
+        self._view = view
+        self._comparer = comparer
+        family = view.family
         origin, impure = family.attribute("origin"), family.attribute("impure")
         # A directory's own notes, like that of a copyup, change nothing that is shown.
         self._marks: dict[tuple[str, ...], Marks] = {
@@ -58,121 +64,150 @@ class Quick:
         for pair in ((origin, impure), (impure, origin)):
             self._marks[pair] = Marks(others=frozenset({"origin", "impure"}), bare=True)
         self._marks[impure,] = Marks(others=frozenset({"impure"}), bare=True)
-        self.in_place = in_place
+        self.in_place = False
 
-    def look(
-        self, here: int, there: int | None, path: bytes, below: bytes | None, *, opaque: bool
-    ) -> Found:
-        """What is plain in the open directory ``here`` of the top, at ``path``.
+    @staticmethod
+    def suits(pair: Pair) -> bool:
+        """Whether only the top and one bottom matter, each under its own path."""
+        if pair.now.places[0].layer != 0:
+            return False
+        if pair.was is None:
+            return len(pair.now.places) == 1
+        if len(pair.was.places) != 1 or pair.was.places[0].path != pair.path:
+            return False
+        return pair.now.marks.opaque or pair.now.places[1:] == pair.was.places
 
-        ``there``, at ``below``, is the only bottom's; None if it has none.  ``opaque``: the
-        top's hides what it does not have itself.
-        """
-        mine, left = self._mine(here)
-        if there is None:
-            return _only_new(mine, left, path)
-        found = self._both(mine, left, (there, path, below or b""), opaque=opaque)
-        if opaque:
-            seen = {name for name, _, _ in mine}
-            hidden = [os.fsencode(name) for name in os.listdir(there) if name not in seen]
-            found.left += set(hidden).difference(left)
-        return found
+    def look(self, pair: Pair) -> Found:
+        """What is plain in a directory; nothing if it was removed meanwhile."""
+        left: set[bytes] = set()
+        try:
+            here = self._view.layers[0].open_dir(pair.path)
+            try:
+                mine = self._mine(here, left)
+            finally:
+                os.close(here)
+            if pair.was is None:
+                return Found(_only_new(mine, pair.path), left)
+            there = self._view.layers[1].open_dir(pair.path)
+            try:
+                return Found(self._both(mine, left, there, pair), left)
+            finally:
+                os.close(there)
+        except OSError as error:
+            if error.errno in VANISHED:
+                return Found([], set())
+            raise
 
-    def _base(self, fd: int) -> str:
+    def _base(self, fd: int) -> bytes:
         """What to put before a name in the directory to reach it."""
         if self.in_place:
             os.fchdir(fd)
-            return ""
-        return os.fsdecode(syscalls.fd_path(fd)) + "/"
+            return b""
+        return syscalls.fd_path(fd) + b"/"
 
-    def _mine(self, here: int) -> tuple[list[tuple[str, os.stat_result, Marks]], list[bytes]]:
-        """The entries of the top whose marks, if any, change nothing; names of the others."""
+    def _mine(self, here: int, left: set[bytes]) -> list[_Mine]:
+        """What is plain of the top's own; ``left`` gets the names of the rest."""
         base = self._base(here)
-        known, listxattr = self._marks, os.listxattr
-        mine: list[tuple[str, os.stat_result, Marks]] = []
-        left = []
-        with os.scandir(here) as entries:
-            for entry in entries:
-                name = entry.name
-                try:
-                    if entry.is_file(follow_symlinks=False) or entry.is_dir(follow_symlinks=False):
-                        attributes = listxattr(base + name, follow_symlinks=False)
-                        marks = known.get(tuple(attributes)) if attributes else _PLAIN
-                        if marks is None:
-                            left.append(os.fsencode(name))
-                            continue
-                        mine.append((name, entry.stat(follow_symlinks=False), marks))
-                    else:
-                        mine.append((name, entry.stat(follow_symlinks=False), _PLAIN))
-                except OSError as error:
-                    # The general lookup tells what is wrong with it, or that it is gone.
-                    if error.errno not in VANISHED:
-                        left.append(os.fsencode(name))
-        return mine, left
+        known, lstat, listxattr = self._marks, os.lstat, os.listxattr
+        mine = []
+        for name in os.listdir(base or b"."):
+            try:
+                st = lstat(base + name)
+                kind = st.st_mode & _KIND
+                marks: Marks | None = _PLAIN
+                if kind in (_FILE, _DIRECTORY) and (
+                    attributes := listxattr(base + name, follow_symlinks=False)
+                ):
+                    marks = known.get(tuple(attributes))
+            except OSError as error:
+                # The general lookup tells what is wrong with it, or that it is gone.
+                if error.errno not in VANISHED:
+                    left.add(name)
+                continue
+            if marks is None:
+                left.add(name)
+            else:
+                mine.append(_Mine(name, st, marks))
+        return mine
 
     def _both(
-        self,
-        mine: Sequence[tuple[str, os.stat_result, Marks]],
-        left: list[bytes],
-        where: tuple[int, bytes, bytes],
-        *,
-        opaque: bool,
-    ) -> Found:
-        there, path, below = where
-        before = path + b"/" if path else b""
-        before_below = below + b"/" if below else b""
+        self, mine: list[_Mine], left: set[bytes], there: int, pair: Pair
+    ) -> list[Pair | Difference]:
+        """What became of what is, or was, at the same place ``there`` on the bottom."""
+        opaque = pair.now.marks.opaque
+        before = pair.path + b"/" if pair.path else b""
         base = self._base(there)
-        found = Found([], left)
-        lstat, listxattr, append = os.lstat, os.listxattr, found.entries.append
-        for name, st, marks in mine:
-            kind = st.st_mode & 0o170000
+        lstat, listxattr, untouched = os.lstat, os.listxattr, self._comparer.untouched
+        items: list[Pair | Difference] = []
+        for each in mine:
+            name, st, marks = each
+            kind = st.st_mode & _KIND
+            hidden = kind == _DEVICE and not st.st_rdev
             try:
                 old = lstat(base + name)
-            except FileNotFoundError:
-                if kind != _DEVICE or st.st_rdev:
-                    append(_new(before + os.fsencode(name), st, marks))
-                continue
-            except OSError:
-                left.append(os.fsencode(name))
-                continue
-            old_kind = old.st_mode & 0o170000
-            hidden = kind == _DEVICE and not st.st_rdev
-            plain = old_kind in (_FILE, _LINK) if hidden else old_kind == kind != _DEVICE
-            if opaque and kind == _DIRECTORY:
-                plain = False  # another directory, or a fallthru
-            try:
-                if not plain or (
+                old_kind = old.st_mode & _KIND
+                if not _is_plain(kind, old_kind, hidden=hidden, opaque=opaque) or (
                     old_kind != _LINK and listxattr(base + name, follow_symlinks=False)
                 ):
-                    left.append(os.fsencode(name))
+                    left.add(name)
                     continue
-            except OSError:
-                left.append(os.fsencode(name))
+            except FileNotFoundError:
+                if not hidden:
+                    items += _new(before + name, each)
                 continue
-            raw = os.fsencode(name)
-            place = Place(1, before_below + raw)
+            except OSError:
+                left.add(name)
+                continue
+            if kind == _FILE and untouched(st, marks, old):
+                continue
+            place = Place(1, before + name)
             was = Node(old, _PLAIN, (place,), place if old_kind == _FILE else None)
-            now = None
-            if not hidden:
-                mine_at = Place(0, before + raw)
-                places = (mine_at, place) if kind == _DIRECTORY else (mine_at,)
-                now = Node(st, marks, places, mine_at if kind == _FILE else None)
-            append((before + raw, now, was))
-        return found
+            if hidden:
+                items.append(deleted(before + name, was, (1, length(was))))
+            else:
+                items += self._same_type(before + name, each, was)
+        if opaque:
+            seen = {each.name for each in mine}
+            left.update(name for name in os.listdir(base or b".") if name not in seen)
+        return items
+
+    def _same_type(self, path: bytes, mine: _Mine, was: Node) -> list[Pair | Difference]:
+        _, st, marks = mine
+        place = Place(0, path)
+        items: list[Pair | Difference] = []
+        if was.is_dir:
+            now = Node(st, marks, (place, was.places[0]))
+            items.append(Pair(path, now, path, was))
+        else:
+            now = Node(st, marks, (place,), was.data and place)
+        what = self._comparer.compare_plain(now, was)
+        if what:
+            items.append(changed(path, now, was, what))
+        return items
 
 
-def _only_new(
-    mine: Sequence[tuple[str, os.stat_result, Marks]], left: list[bytes], path: bytes
-) -> Found:
+def _is_plain(kind: int, old_kind: int, *, hidden: bool, opaque: bool) -> bool:
+    """Whether an entry of the top and what is in its place below are compared as they are."""
+    if hidden:
+        return old_kind in (_FILE, _LINK)
+    if opaque and kind == _DIRECTORY:
+        return False  # another directory, or a fallthru
+    return old_kind == kind != _DEVICE
+
+
+def _only_new(mine: list[_Mine], path: bytes) -> list[Pair | Difference]:
     before = path + b"/" if path else b""
-    found = [
-        _new(before + os.fsencode(name), st, marks)
-        for name, st, marks in mine
-        if st.st_rdev or (st.st_mode & 0o170000) != _DEVICE
-    ]
-    return Found(found, left)
+    items: list[Pair | Difference] = []
+    for each in mine:
+        if each.st.st_rdev or each.st.st_mode & _KIND != _DEVICE:
+            items += _new(before + each.name, each)
+    return items
 
 
-def _new(path: bytes, st: os.stat_result, marks: Marks) -> tuple[bytes, Node | None, Node | None]:
+def _new(path: bytes, mine: _Mine) -> list[Pair | Difference]:
+    _, st, marks = mine
+    kind = st.st_mode & _KIND
     place = Place(0, path)
-    return path, Node(st, marks, (place,), place if stat.S_ISREG(st.st_mode) else None), None
+    now = Node(st, marks, (place,), place if kind == _FILE else None)
+    found = new(path, now)
+    return [found, Pair(path, now, path, None)] if kind == _DIRECTORY else [found]

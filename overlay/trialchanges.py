@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from overlay.changes import Change, diff
 from overlay.layer import Layer
@@ -36,7 +36,7 @@ class Part:
         prefix = os.fsencode(self.path).strip(b"/")
         if not prefix:
             return change
-        return replace(change, path=prefix + b"/" + change.path)
+        return change._replace(path=prefix + b"/" + change.path)
 
 
 def parts(trial: Trial) -> list[Part]:

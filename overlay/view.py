@@ -12,9 +12,8 @@ from __future__ import annotations
 import os
 import stat
 from collections.abc import Sequence
-from dataclasses import dataclass
 from types import TracebackType
-from typing import Self
+from typing import NamedTuple, Self
 
 from overlay.layer import VANISHED, Layer
 from overlay.marks import HostileMark, MarkFamily, Marks, read_marks, visible_xattrs
@@ -23,16 +22,14 @@ from overlay.text import printable
 __all__ = ["Node", "OpenDirectory", "Place", "TwoTops", "View"]
 
 
-@dataclass(frozen=True, slots=True)
-class Place:
+class Place(NamedTuple):
     """Where something lies: the layer's number, uppermost 0, and the path in that layer."""
 
     layer: int
     path: bytes
 
 
-@dataclass(frozen=True, slots=True)
-class Node:
+class Node(NamedTuple):
     """One thing that the union shows.
 
     ``st`` and ``marks`` are those of its uppermost place.  A directory has every place
@@ -50,8 +47,7 @@ class Node:
         return stat.S_ISDIR(self.st.st_mode)
 
 
-@dataclass(frozen=True, slots=True)
-class _Hit:
+class _Hit(NamedTuple):
     """One layer's answer: what is there, if anything, and what to look for further down."""
 
     st: os.stat_result | None
