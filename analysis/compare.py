@@ -10,7 +10,7 @@ import pandas as pd
 
 from analysis import stats
 
-__all__ = ["Overlap", "compare", "overlap"]
+__all__ = ["Overlap", "compare", "compare_tables", "overlap"]
 
 Frame = pd.DataFrame
 
@@ -52,7 +52,13 @@ def compare(
     ``bytes_after``, ``bytes_saved``.
     """
     first, second = (_totals(frame, by, depth) for frame in (before, after))
-    joined = first.add_suffix("_before").join(second.add_suffix("_after"), how="outer")
+    return compare_tables(first, second, ordered=by == "size")
+
+
+def compare_tables(before: Frame, after: Frame, *, ordered: bool = False) -> Frame:
+    """The same of two runs' ``spans``, ``time`` and ``bytes`` by group; ``ordered`` keeps the
+    order of the groups."""
+    joined = before.add_suffix("_before").join(after.add_suffix("_after"), how="outer")
     found = pd.DataFrame(index=joined.index)
     for name in ("spans", "time", "bytes"):
         for side in ("before", "after"):
@@ -66,7 +72,7 @@ def compare(
     earlier, later = times
     ratio = earlier / later.where(later > 0)
     found.insert(5, "time_ratio", ratio.where(earlier > 0, np.nan))
-    if by == "size":
+    if ordered:
         return found
     return found.sort_values("time_saved", ascending=False, kind="stable")
 

@@ -11,13 +11,14 @@ from __future__ import annotations
 
 import functools
 import math
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from statistics import NormalDist
 
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["CONFIDENCE", "Ordered", "ordered", "ranks"]
+__all__ = ["CONFIDENCE", "Floats", "Int64s", "Ordered", "Ranked", "ordered", "ranks"]
 
 CONFIDENCE = 0.95
 
@@ -28,20 +29,26 @@ Floats = npt.NDArray[np.float64]
 Int64s = npt.NDArray[np.int64]
 
 
-@dataclass(frozen=True, eq=False)
-class Ordered:
-    """Values sorted within groups: group ``i`` is ``values[starts[i] : starts[i] + counts[i]]``."""
+class Ranked(ABC):
+    """Values in groups, of which each can be asked for by its rank."""
 
-    values: Int64s
-    starts: Int64s
+    #: How many values each group has.
     counts: Int64s
+
+    @abstractmethod
+    def take(self, rank: Int64s) -> Floats:
+        """The value of that rank (from 0, within range) in each group; NaN if it is empty."""
+
+    @abstractmethod
+    def total(self) -> Int64s:
+        """The exact sum of each group."""
 
     def quantile(self, at: float) -> Floats:
         """The quantile of each group, linear between the two nearest values; NaN if empty."""
         place = at * np.maximum(self.counts - 1, 0)
         low = np.floor(place).astype(np.int64)
         high = np.minimum(low + 1, np.maximum(self.counts - 1, 0))
-        first, second = self._take(low), self._take(high)
+        first, second = self.take(low), self.take(high)
         return first + (second - first) * (place - low)
 
     def interval(self, at: float, confidence: float = CONFIDENCE) -> tuple[Floats, Floats]:
@@ -50,26 +57,34 @@ class Ordered:
         low = np.array([pairs[int(count)][0] for count in self.counts], dtype=np.int64)
         high = np.array([pairs[int(count)][1] for count in self.counts], dtype=np.int64)
         return (
-            np.where(low >= 1, self._take(np.maximum(low, 1) - 1), np.nan),
-            np.where(high <= self.counts, self._take(np.minimum(high, self.counts) - 1), np.nan),
+            np.where(low >= 1, self.take(np.maximum(low, 1) - 1), np.nan),
+            np.where(high <= self.counts, self.take(np.minimum(high, self.counts) - 1), np.nan),
         )
 
     def largest(self) -> Floats:
         """The largest value of each group; NaN if empty."""
-        return self._take(self.counts - 1)
+        return self.take(self.counts - 1)
+
+
+@dataclass(frozen=True, eq=False)
+class Ordered(Ranked):
+    """Values sorted within groups: group ``i`` is ``values[starts[i] : starts[i] + counts[i]]``."""
+
+    values: Int64s
+    starts: Int64s
+    counts: Int64s
+
+    def take(self, rank: Int64s) -> Floats:
+        if not len(self.values):
+            return np.full(len(self.counts), np.nan)
+        index = np.clip(self.starts + rank, 0, len(self.values) - 1)
+        return np.where(self.counts > 0, self.values[index], np.nan)
 
     def total(self) -> Int64s:
-        """The exact sum of each group."""
         if not len(self.values):
             return np.zeros(len(self.counts), np.int64)
         sums = np.add.reduceat(self.values, np.minimum(self.starts, len(self.values) - 1))
         return np.where(self.counts > 0, sums, 0)
-
-    def _take(self, place: Int64s) -> Floats:
-        if not len(self.values):
-            return np.full(len(self.counts), np.nan)
-        index = np.clip(self.starts + place, 0, len(self.values) - 1)
-        return np.where(self.counts > 0, self.values[index], np.nan)
 
 
 def ordered(values: Int64s, codes: npt.NDArray[np.integer], groups: int) -> Ordered:

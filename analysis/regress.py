@@ -14,16 +14,15 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import pandas as pd
 
 from analysis import stats
-from analysis.order import Ordered, ordered
+from analysis.order import ordered
+from analysis.tally import Codes, medians
 
-__all__ = ["FEWEST", "Regression", "past", "ratios"]
+__all__ = ["FEWEST", "Regression", "past", "past_of", "ratios", "ratios_of"]
 
 Frame = pd.DataFrame
-Floats = npt.NDArray[np.float64]
 
 #: Groups with fewer copyups in either run are shown but never held against a run.
 FEWEST = 20
@@ -56,8 +55,12 @@ def ratios(
     is too small), ``verdict``: ``slower`` or ``faster`` where the interval leaves out 1, else
     ``same`` within 5 %, or ``unsure``; ``gone`` and ``new`` for groups of one run.
     """
-    first, second = (_medians(frame, by, depth) for frame in (before, after))
-    joined = first.add_suffix("_before").join(second.add_suffix("_after"), how="outer")
+    return ratios_of(*(_medians(frame, by, depth) for frame in (before, after)))
+
+
+def ratios_of(before: Frame, after: Frame) -> Frame:
+    """The same of two runs' :func:`analysis.tally.medians`."""
+    joined = before.add_suffix("_before").join(after.add_suffix("_after"), how="outer")
     found = pd.DataFrame(index=joined.index)
     for side in ("before", "after"):
         found[f"spans_{side}"] = joined[f"spans_{side}"].fillna(0).astype("int64")
@@ -84,8 +87,18 @@ def ratios(
 def past(before: Frame, after: Frame, limit: float, by: str = "op") -> list[Regression]:
     """What exceeds ``limit`` (1.10: a tenth more): typical times of all and of each group ``by``
     whose whole interval lies above 1, the number of copyups, and the bytes copied."""
+    tables = (ratios(before, after), ratios(before, after, by))
+    moved = (int(stats.bytes_moved(one).sum()) for one in (before, after))
+    return past_of(tables, (len(before), len(after)), tuple(moved), limit)
+
+
+def past_of(
+    tables: Sequence[Frame], spans: Sequence[int], moved: Sequence[int], limit: float
+) -> list[Regression]:
+    """The same of two runs' :func:`ratios`, and of how many copyups they had and bytes they
+    copied (before and after)."""
     found = []
-    for table in (ratios(before, after), ratios(before, after, by)):
+    for table in tables:
         fewest = table[["spans_before", "spans_after"]].min(axis=1)
         sure = (fewest >= FEWEST) & (table["ratio"] > limit) & (table["ratio_low"] > 1)
         figures = table.loc[sure, ["ratio", "ratio_low", "ratio_high"]].to_numpy(dtype=float)
@@ -93,11 +106,7 @@ def past(before: Frame, after: Frame, limit: float, by: str = "op") -> list[Regr
             Regression(str(name), "typical time", *map(float, row))
             for name, row in zip(table.index[sure], figures, strict=True)
         ]
-    counted: dict[str, tuple[int, int]] = {
-        "number": (len(before), len(after)),
-        "bytes": (int(stats.bytes_moved(before).sum()), int(stats.bytes_moved(after).sum())),
-    }
-    for what, (earlier, later) in counted.items():
+    for what, (earlier, later) in {"number": spans, "bytes": moved}.items():
         if later > limit * earlier:
             ratio = later / earlier if earlier else float("inf")
             found.append(Regression(_EVERYTHING, what, ratio, ratio, ratio))
@@ -105,26 +114,10 @@ def past(before: Frame, after: Frame, limit: float, by: str = "op") -> list[Regr
 
 
 def _medians(frame: Frame, by: str | Sequence[str] | None, depth: int) -> Frame:
-    codes: stats.Codes = np.zeros(len(frame), np.int8)
+    codes: Codes = np.zeros(len(frame), np.int8)
     index: pd.Index[Any] = pd.Index([_EVERYTHING] * bool(len(frame)), dtype=object)
     if by is not None:
         codes, index = stats.grouped(frame, by, depth)
         if isinstance(index, pd.CategoricalIndex):
             index = pd.Index(index.astype(object), name=index.name)  # two runs, two sets of words
-    durations: Ordered = ordered(frame["dur"].to_numpy().view("int64"), codes, len(index))
-    median = durations.quantile(0.5)
-    low, high = durations.interval(0.5)
-    return pd.DataFrame(
-        {
-            "spans": durations.counts,
-            "p50": pd.to_timedelta(np.round(median), unit="ns"),
-            "log": _log(median),
-            "low": _log(median) - _log(low),
-            "high": _log(high) - _log(median),
-        },
-        index=index,
-    )
-
-
-def _log(values: Floats) -> Floats:
-    return np.log(np.maximum(values, 1.0))
+    return medians(ordered(frame["dur"].to_numpy().view("int64"), codes, len(index)), index)

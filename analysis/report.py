@@ -15,7 +15,7 @@ from analysis.regress import ratios
 from overlay.outfile import check_target, write_atomically
 from overlay.text import printable
 
-__all__ = ["as_data", "check_target", "write_atomically"]
+__all__ = ["as_data", "check_target", "record", "records", "write_atomically"]
 
 
 def as_data(trace: Trace, *, top: int, depth: int) -> dict[str, Any]:
@@ -33,11 +33,11 @@ def as_data(trace: Trace, *, top: int, depth: int) -> dict[str, Any]:
                 "before": runs[0].name,
                 "after": run.name,
                 "files": dataclasses.asdict(overlap(first, frames[run.name])),
-                **_records(compare(first, frames[run.name]))[0],
-                "typical": _records(ratios(first, frames[run.name])),
-                "typical_by_op": _records(ratios(first, frames[run.name], "op")),
-                "by_op": _records(compare(first, frames[run.name], "op")),
-                "by_size": _records(compare(first, frames[run.name], "size")),
+                **records(compare(first, frames[run.name]))[0],
+                "typical": records(ratios(first, frames[run.name])),
+                "typical_by_op": records(ratios(first, frames[run.name], "op")),
+                "by_op": records(compare(first, frames[run.name], "op")),
+                "by_size": records(compare(first, frames[run.name], "size")),
             }
             for run in runs[1:]
         ],
@@ -47,7 +47,7 @@ def as_data(trace: Trace, *, top: int, depth: int) -> dict[str, Any]:
 def _run(run: Run, trace: Trace, frame: pd.DataFrame, top: int, depth: int) -> dict[str, Any]:
     every = trace.run(run.name)
     groups = {
-        key: _records(stats.summarise(frame, key, depth=depth), None if key == "size" else top)
+        key: records(stats.summarise(frame, key, depth=depth), None if key == "size" else top)
         for key in ("process", "directory", "op", "size", "ftype", "how", "mount")
     }
     return {
@@ -55,21 +55,21 @@ def _run(run: Run, trace: Trace, frame: pd.DataFrame, top: int, depth: int) -> d
         "path": printable(run.path),
         "parts": run.parts,
         "metadata": _plain(dataclasses.asdict(run.metadata)),
-        "copyups": _record(stats.overview(frame)),
+        "copyups": record(stats.overview(frame)),
         "kinds": {str(name): int(count) for name, count in every["kind"].value_counts().items()},
         "by": groups,
-        "phases": _records(stats.phases(frame)),
-        "top_files": _records(stats.top_files(frame, top)),
+        "phases": records(stats.phases(frame)),
+        "top_files": records(stats.top_files(frame, top)),
         "findings": [dataclasses.asdict(found) for found in findings(frame)],
     }
 
 
-def _records(frame: pd.DataFrame, most: int | None = None) -> list[dict[str, Any]]:
+def records(frame: pd.DataFrame, most: int | None = None) -> list[dict[str, Any]]:
     cut = frame if most is None else frame.head(most)
-    return [_record(row) for row in cut.reset_index().to_dict("records")]
+    return [record(row) for row in cut.reset_index().to_dict("records")]
 
 
-def _record(row: dict[Any, Any]) -> dict[str, Any]:
+def record(row: dict[Any, Any]) -> dict[str, Any]:
     """One row as JSON can hold it: nulls for NaN, nanoseconds for durations."""
     made: dict[str, Any] = {}
     for key, value in row.items():

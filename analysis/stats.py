@@ -8,7 +8,7 @@ linearly between the two nearest spans (numpy's default).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -17,7 +17,8 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from analysis.order import ordered
+from analysis.order import Int64s, ordered
+from analysis.tally import PERCENTILES, Codes, bytes_moved, table, tallied
 from overlay.errors import UsageError
 from tracer.schema import PHASES
 
@@ -31,14 +32,14 @@ __all__ = [
     "directory",
     "grouped",
     "overview",
+    "phase_table",
+    "phase_values",
     "phases",
     "size_class",
     "summarise",
     "timeline",
     "top_files",
 ]
-
-PERCENTILES = {"p50": 0.50, "p90": 0.90, "p99": 0.99}
 
 #: Upper ends of the size classes in bytes, and their names.  A class holds what is
 #: greater than the class before and at most its end; the last has no end.
@@ -58,7 +59,6 @@ SIZE_CLASSES: Mapping[str, float] = {
 
 Frame = pd.DataFrame
 Column = pd.Series
-Codes = npt.NDArray[np.integer[Any]]
 
 
 def _column(name: str) -> Callable[[Frame, int], Column[Any]]:
@@ -160,31 +160,7 @@ def summarise(frame: Frame, by: str | Sequence[str], *, depth: int = 2) -> Frame
     ``max``; ``errors``, spans whose system call failed.
     """
     codes, index = grouped(frame, by, depth)
-    count = len(index)
-    durations = ordered(frame["dur"].to_numpy().astype("int64"), codes, count)
-    moved, untold = bytes_moved(frame), frame["bytes"].isna().to_numpy()
-    found: dict[str, Any] = {
-        "spans": durations.counts,
-        "time": _times(durations.total()),
-        "share": durations.total() / max(float(durations.total().sum()), 1.0),
-        "bytes": _sums(moved, codes, count),
-        "untold": np.bincount(codes[untold], minlength=count),
-    }
-    for name, at in PERCENTILES.items():
-        found[name] = _times(durations.quantile(at))
-        found[f"{name}_low"], found[f"{name}_high"] = map(_times, durations.interval(at))
-    found["max"] = _times(durations.largest())
-    failed = frame["errno"].to_numpy() != 0
-    found["errors"] = np.bincount(codes[failed], minlength=count)
-    made = pd.DataFrame(found, index=index)
-    if by in ("size", ["size"]):
-        return made
-    return made.sort_values(["time", "spans"], ascending=False, kind="stable")
-
-
-def bytes_moved(frame: Frame) -> npt.NDArray[np.int64]:
-    """Bytes moved by each span, 0 where it does not tell."""
-    return frame["bytes"].to_numpy(dtype="int64", na_value=0)
+    return table(tallied(frame, codes, index, ordered))
 
 
 def coded_paths(path: Column[Any]) -> tuple[npt.NDArray[np.int32], pa.Array]:
@@ -192,19 +168,6 @@ def coded_paths(path: Column[Any]) -> tuple[npt.NDArray[np.int32], pa.Array]:
     coded = pa.chunked_array(pa.array(path, type=pa.string())).dictionary_encode()
     joined = coded.combine_chunks()
     return joined.indices.to_numpy(zero_copy_only=False), joined.dictionary
-
-
-def _sums(values: npt.NDArray[np.int64], codes: Codes, groups: int) -> npt.NDArray[np.int64]:
-    found = np.zeros(groups, np.int64)
-    np.add.at(found, codes, values)  # bincount would add in floating point
-    return found
-
-
-def _times(ns: npt.NDArray[Any]) -> pd.TimedeltaIndex:
-    """Nanoseconds as durations; NaN becomes NaT."""
-    known = np.isfinite(ns)
-    whole = np.where(known, np.round(ns), 0).astype("int64")
-    return pd.TimedeltaIndex(np.where(known, whole.view("m8[ns]"), np.timedelta64("NaT", "ns")))
 
 
 def phases(frame: Frame) -> Frame:
@@ -216,33 +179,46 @@ def phases(frame: Frame) -> Frame:
     spans that tell; ``p50``, ``p90``, ``p99``, ``max`` over the spans that tell.  ``other`` is
     what remains of spans that tell every phase.
     """
-    dur = frame["dur"].to_numpy().view("int64")
+    return phase_table(
+        {name: _phase(dur, phase, untold) for name, dur, phase, untold in phase_values(frame)}
+    )
+
+
+def phase_values(frame: Frame) -> Iterator[tuple[str, Int64s, Int64s, int]]:
+    """Each phase, and ``other``: the durations and the phases (ns) of the spans that tell it, and
+    how many do not."""
+    dur: Int64s = frame["dur"].to_numpy().view("int64")
     rest, whole = dur.copy(), np.ones(len(frame), bool)
-    rows = {}
     for name in PHASES:
         values = frame[name].to_numpy().view("int64")
         known = frame[name].notna().to_numpy()
-        rows[name] = _phase(dur, values, known)
+        yield name, *_told(dur, values, known)
         whole &= known
         rest -= np.where(known, values, 0)
     # Never below nothing: phases are told by clocks read at slightly different moments.
-    rows["other"] = _phase(dur, np.maximum(rest, 0), whole)
+    yield "other", *_told(dur, np.maximum(rest, 0), whole)
+
+
+def phase_table(rows: dict[str, dict[str, Any]]) -> Frame:
+    """The table of :func:`phases`, of rows with times in ns."""
     found = pd.DataFrame.from_dict(rows, orient="index").rename_axis("phase")
     for name in ("time", *PERCENTILES, "max"):
         found[name] = pd.to_timedelta(found[name], unit="ns")
     return found
 
 
-def _phase(
-    dur: npt.NDArray[np.int64], phase: npt.NDArray[np.int64], known: npt.NDArray[np.bool_]
-) -> dict[str, Any]:
-    if not known.all():
-        dur, phase = dur[known], phase[known]
+def _told(dur: Int64s, phase: Int64s, known: npt.NDArray[np.bool_]) -> tuple[Int64s, Int64s, int]:
+    if known.all():
+        return dur, phase, 0
+    return dur[known], phase[known], int(np.count_nonzero(~known))
+
+
+def _phase(dur: Int64s, phase: Int64s, untold: int) -> dict[str, Any]:
     whole, time = int(dur.sum()), int(phase.sum())
     marks = np.quantile(phase, list(PERCENTILES.values())) if len(phase) else [np.nan] * 3
     return {
         "known": len(phase),
-        "unknown": len(known) - len(phase),
+        "unknown": untold,
         "happened": int(np.count_nonzero(phase > 0)),
         "time": time,
         "share": time / whole if whole else np.nan,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,13 +19,17 @@ __all__ = [
     "GROUPINGS",
     "Table",
     "by",
+    "changed",
     "changes",
     "duration",
     "files",
+    "groups",
     "kinds",
+    "phase_rows",
     "phases",
     "ratio",
     "typical",
+    "typical_times",
 ]
 
 Frame = pd.DataFrame
@@ -87,17 +92,24 @@ def _name(value: Any) -> str:
 
 def by(frame: Frame, key: str, title: str, first: str, *, top: int, depth: int) -> Table:
     """One grouping of :func:`stats.summarise`: ``top`` rows, and one for the rest."""
-    found = stats.summarise(frame, key, depth=depth)
-    cut = found if key == "size" else found.head(top)
+    return groups(stats.summarise(frame, key, depth=depth), (key,), title, (first,), top=top)
+
+
+def groups(
+    found: Frame, key: Sequence[str], title: str, first: Sequence[str], *, top: int
+) -> Table:
+    """The same of a table that is there already, by one key or several."""
+    cut = found if tuple(key) == ("size",) else found.head(top)
     rest = found.iloc[len(cut) :]
     rows = _named_cells(cut)
     if len(rest):
         figures = [f"{rest['spans'].sum():,}", duration(pd.Timedelta(rest["time"].sum()))]
         figures += [_share(rest["share"].sum()), human_bytes(rest["bytes"].sum())]
-        rows.append((f"… {len(rest):,} more", *figures, "", "", "", duration(rest["max"].max())))
-    columns = (first, "copyups", "time", "share", "data", "p50", "p90", "p99", "longest")
-    paths = key in ("directory", "mount")
-    return Table(title, columns, tuple(rows), _untold(found), paths=paths)
+        more = (f"… {len(rest):,} more", *[""] * (len(first) - 1))
+        rows.append((*more, *figures, "", "", "", duration(rest["max"].max())))
+    columns = (*first, "copyups", "time", "share", "data", "p50", "p90", "p99", "longest")
+    paths = key[0] in ("directory", "mount")
+    return Table(title, columns, tuple(rows), _untold(found), texts=len(first), paths=paths)
 
 
 def _rows(frame: Frame) -> list[dict[str, Any]]:
@@ -106,7 +118,12 @@ def _rows(frame: Frame) -> list[dict[str, Any]]:
 
 def _named_cells(found: Frame) -> list[tuple[str, ...]]:
     named = zip(found.index, _rows(found), strict=True)
-    return [(_name(name), *_cells(row)) for name, row in named]
+    return [(*_names(name), *_cells(row)) for name, row in named]
+
+
+def _names(value: Any) -> tuple[str, ...]:
+    """A group's name, or its names where several keys make it."""
+    return tuple(map(_name, value)) if isinstance(value, tuple) else (_name(value),)
 
 
 def _cells(row: dict[str, Any]) -> tuple[str, ...]:
@@ -137,7 +154,11 @@ def kinds(frame: Frame) -> Table | None:
 
 def phases(frame: Frame) -> Table:
     """The phases of copyups; spans that do not tell a phase are left out of its row."""
-    found = stats.phases(frame)
+    return phase_rows(stats.phases(frame), len(frame))
+
+
+def phase_rows(found: Frame, spans: int) -> Table:
+    """The same of :func:`stats.phases`' own table."""
     rows = []
     for name, row in zip(found.index, _rows(found), strict=True):
         if name == "other" and not row["happened"]:
@@ -148,7 +169,7 @@ def phases(frame: Frame) -> Table:
     unknown = {str(name): int(count) for name, count in found["unknown"].items() if count}
     unknown.pop("other", None)
     told = ", ".join(f"{name} by {count:,}" for name, count in unknown.items())
-    note = f"Not told, and not counted: {told} of {len(frame):,} copyups." if told else ""
+    note = f"Not told, and not counted: {told} of {spans:,} copyups." if told else ""
     columns = ("phase", "copyups", "time", "share", "p50", "p90", "p99", "longest")
     return Table("By phase", columns, tuple(rows), note)
 
@@ -176,11 +197,17 @@ def files(frame: Frame, *, top: int) -> Table:
 
 def changes(before: Frame, after: Frame, key: str, title: str, first: str, *, top: int) -> Table:
     """What the run ``after`` costs against ``before``, by one grouping."""
-    found = compare(before, after, key)
-    cut = found if key == "size" else found.head(top)
+    return changed(compare(before, after, key), (key,), title, (first,), top=top)
+
+
+def changed(
+    found: Frame, key: Sequence[str], title: str, first: Sequence[str], *, top: int
+) -> Table:
+    """The same of :func:`compare`'s own table, by one key or several."""
+    cut = found if tuple(key) == ("size",) else found.head(top)
     rows = tuple(
         (
-            _name(name),
+            *_names(name),
             f"{row['spans_before']:,}",
             f"{row['spans_after']:,}",
             duration(row["time_before"]),
@@ -192,21 +219,26 @@ def changes(before: Frame, after: Frame, key: str, title: str, first: str, *, to
         for name, row in zip(cut.index, _rows(cut), strict=True)
     )
     pairs = [f"{what} {when}" for what in ("copyups", "time") for when in ("before", "after")]
-    columns = (first, *pairs, "change", "data before", "data after")
+    columns = (*first, *pairs, "change", "data before", "data after")
     more = len(found) - len(cut)
-    return Table(title, columns, rows, f"… and {more:,} more." if more else "")
+    note = f"… and {more:,} more." if more else ""
+    return Table(title, columns, rows, note, texts=len(first))
 
 
 def typical(before: Frame, after: Frame, key: str, title: str, first: str) -> Table:
     """Medians of two runs by one grouping, and their ratio; what surely got slower first."""
-    whole, groups = ratios(before, after), ratios(before, after, key)
+    return typical_times(ratios(before, after), ratios(before, after, key), title, (first,))
+
+
+def typical_times(whole: Frame, groups: Frame, title: str, first: Sequence[str]) -> Table:
+    """The same of :func:`ratios`' own tables, of everything and by one key or several."""
     rows = []
     for found in (whole, groups):
         for name, row in zip(found.index, _rows(found), strict=True):
             sure = not math.isnan(row["ratio_low"] + row["ratio_high"])
             rows.append(
                 (
-                    _name(name),
+                    *(_names(name) if found is groups else ("all", *[""] * (len(first) - 1))),
                     f"{row['spans_before']:,}",
                     f"{row['spans_after']:,}",
                     duration(row["p50_before"]),
@@ -217,6 +249,6 @@ def typical(before: Frame, after: Frame, key: str, title: str, first: str) -> Ta
                 )
             )
     pairs = ("copyups before", "copyups after", "median before", "median after")
-    columns = (first, *pairs, "ratio", "95 % interval", "verdict")
+    columns = (*first, *pairs, "ratio", "95 % interval", "verdict")
     note = "The ratio is after to before: above 1 is slower. “Unsure” needs more copyups."
-    return Table(title, columns, tuple(rows), note)
+    return Table(title, columns, tuple(rows), note, texts=len(first))

@@ -17,7 +17,7 @@ from analysis.tables import Table, duration, ratio
 from analysis.units import human_time
 from overlay.text import human_bytes, printable
 
-__all__ = ["comparison_line", "show", "show_advice", "show_comparisons"]
+__all__ = ["comparison_line", "print_table", "show", "show_advice", "show_comparisons"]
 
 
 def show(trace: Trace, *, top: int, depth: int) -> None:
@@ -28,7 +28,7 @@ def show(trace: Trace, *, top: int, depth: int) -> None:
         for found in findings(frame):
             click.echo(f"  • {found.what}")
         for table in _tables(trace.run(run.name), frame, top, depth):
-            _print(table)
+            print_table(table)
     show_comparisons(trace, top=top)
 
 
@@ -40,8 +40,10 @@ def show_comparisons(trace: Trace, *, top: int) -> None:
         after = stats.copyups(trace.run(run.name))
         click.echo()
         click.echo(comparison_line(first, run, before, after))
-        _print(tables.typical(before, after, "op", "Typical time by system call", "system call"))
-        _print(tables.changes(before, after, "op", "By system call", "system call", top=top))
+        print_table(
+            tables.typical(before, after, "op", "Typical time by system call", "system call")
+        )
+        print_table(tables.changes(before, after, "op", "By system call", "system call", top=top))
 
 
 def comparison_line(first: Run, second: Run, before: pd.DataFrame, after: pd.DataFrame) -> str:
@@ -106,7 +108,7 @@ def _tables(every: pd.DataFrame, frame: pd.DataFrame, top: int, depth: int) -> I
     yield tables.files(frame, top=top)
 
 
-def _print(table: Table) -> None:
+def print_table(table: Table) -> None:
     click.echo()
     if sys.stdout.isatty():
         _rich(table)

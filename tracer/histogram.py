@@ -13,11 +13,10 @@ from dataclasses import dataclass, field
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["Bucket", "Histogram"]
+__all__ = ["Bucket", "Histogram", "bucket_of", "lowest_of"]
 
 #: Each power of two has 2**_BITS buckets; smaller values have one each.
 _BITS = 4
-_LINEAR = 1 << _BITS
 
 
 @dataclass(frozen=True)
@@ -29,21 +28,25 @@ class Bucket:
     count: int
 
 
-def _indices(values: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
-    """The bucket of each value (not negative)."""
-    # frexp is exact only up to 2**53; beyond, rounding could lift a value over a power of two.
-    exponents = np.frexp(values.astype(np.float64))[1].astype(np.int64) - 1
-    exponents = np.maximum(exponents, 0)
-    exponents -= (values >> np.minimum(exponents, 62)) == 0
-    shift = np.maximum(exponents - _BITS, 0)
-    return np.where(values < _LINEAR, values, (shift << _BITS) + (values >> shift))
+def bucket_of(values: npt.NDArray[np.int64], bits: int = _BITS) -> npt.NDArray[np.int64]:
+    """The bucket of each value (not negative), with 2**``bits`` buckets to a power of two."""
+    # A double has the power of two above its mantissa: the same order, with 52 bits to a power.
+    # Beyond 2**53 what it cannot hold is cut off, for rounding could lift it to the next power.
+    exact = np.where(values >> 53, values & ~0x3FF, values)
+    doubles = exact.astype(np.float64).view(np.int64) >> (52 - bits)
+    return np.where(values < 1 << bits, values, doubles - ((1023 + bits - 1) << bits))
+
+
+def lowest_of(buckets: npt.NDArray[np.int64], bits: int = _BITS) -> npt.NDArray[np.int64]:
+    """The smallest value of each bucket: :func:`bucket_of` the other way round."""
+    shift: npt.NDArray[np.int64] = np.maximum((buckets >> bits) - 1, 0)
+    lowest: npt.NDArray[np.int64] = (buckets - (shift << bits)) << shift
+    return lowest
 
 
 def _edge(index: int) -> int:
-    """The smallest value of a bucket."""
-    if index < 2 * _LINEAR:
-        return index
-    shift = (index >> _BITS) - 1
+    """The smallest value of a bucket, whatever its size."""
+    shift = max((index >> _BITS) - 1, 0)
     return (index - (shift << _BITS)) << shift
 
 
@@ -71,7 +74,7 @@ class Histogram:
         array = np.maximum(np.asarray(values, np.int64), 0)
         if not array.size:
             return
-        buckets, counts = np.unique(_indices(array), return_counts=True)
+        buckets, counts = np.unique(bucket_of(array), return_counts=True)
         least, greatest = int(array.min()), int(array.max())
         self._take(dict(zip(buckets.tolist(), counts.tolist(), strict=True)), least, greatest)
         # In halves: the sum of 64-bit numbers may not be one.

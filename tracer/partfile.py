@@ -127,12 +127,11 @@ class PartFile:
         )
 
 
-def footer_intact(path: str) -> bool:
+def footer_intact(file: BinaryIO) -> bool:
     """Whether the footer of a part is what was written; parts of older versions cannot tell."""
-    with open(path, "rb") as file:
-        start, footer = _footer(file)
-        file.seek(max(start - len(_seal(footer)), 0))
-        found = file.read(len(_seal(footer)))
+    start, footer = _footer(file)
+    file.seek(max(start - len(_seal(footer)), 0))
+    found = file.read(len(_seal(footer)))
     return not found.startswith(_SEAL) or found == _seal(footer)
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import glob
 import json
 import os
 import re
@@ -15,6 +14,7 @@ import pyarrow.parquet as pq
 from overlay.errors import EnvironmentLacks, OperationFailed, UsageError
 from overlay.text import printable
 from tracer.partfile import footer_intact
+from tracer.places import PlaceFailed, is_url, place_of
 from tracer.schema import METADATA_KEY, SCHEMA, SCHEMA_VERSION, RunMetadata
 
 __all__ = [
@@ -56,16 +56,17 @@ class PartError(Exception):
 
 
 def discover(paths: StrPath | Iterable[StrPath]) -> dict[str, list[str]]:
-    """The parts that ``paths`` stand for, by the (absolute) directory that holds them.
+    """The parts that ``paths`` stand for, by the (absolute) directory or URL that holds them.
 
-    Raises :class:`NotATrace` where there are none.
+    Raises :class:`NotATrace` where there are none, and for URLs what :mod:`tracer.places` raises.
     """
     named = [paths] if isinstance(paths, str | os.PathLike) else list(paths)
     if not named:
         raise NotATrace("no trace was named", hint="name a directory that trace record wrote")
     directories: dict[str, list[str]] = {}
     for path in named:
-        for part in map(os.path.abspath, _parts(os.fspath(path))):
+        name = os.fspath(path)
+        for part in map(place_of(name).whole, _parts(name)):
             parts = directories.setdefault(os.path.dirname(part), [])
             if part not in parts:
                 parts.append(part)
@@ -74,11 +75,12 @@ def discover(paths: StrPath | Iterable[StrPath]) -> dict[str, list[str]]:
 
 def _parts(path: str) -> list[str]:
     """The Parquet files that ``path`` stands for, in order."""
-    if os.path.isdir(path):
+    place = place_of(path)
+    if place.is_directory(path):
         return _parts_below(path)
-    if os.path.exists(path):
+    if place.exists(path):
         return [path]
-    matches = sorted(glob.glob(path, recursive=True))
+    matches = place.matches(path)
     if not matches:
         raise NotATrace(
             f"no such trace: {printable(path)}",
@@ -89,7 +91,9 @@ def _parts(path: str) -> list[str]:
 
 def siblings(directory: str) -> list[str]:
     """The parts directly in ``directory``, in order.  Hidden files are still being written."""
-    return [os.path.join(directory, name) for name in _current(os.listdir(directory))]
+    return [
+        os.path.join(directory, name) for name in _current(place_of(directory).names(directory))
+    ]
 
 
 def _current(names: Iterable[str]) -> list[str]:
@@ -112,7 +116,7 @@ def _parts_below(directory: str) -> list[str]:
         return own
     deeper = sorted(
         os.path.join(where, name)
-        for where, _, names in os.walk(directory)
+        for where, names in place_of(directory).below(directory)
         for name in _current(names)
     )
     if not deeper:
@@ -133,18 +137,23 @@ def read_part(path: str, names: list[str] | None) -> tuple[RunMetadata, pa.Table
     permission), and :class:`PartError` for damage.
     """
     try:
-        if not footer_intact(path):
-            raise PartError("damaged: its footer is not what was written")
-        with pq.ParquetFile(path, page_checksum_verification=True) as file:
-            metadata = _metadata(file.schema_arrow, path)
-            if names is None:
-                return metadata, None
-            present = [name for name in names if name in file.schema_arrow.names]
-            table = file.read(columns=present)
+        with place_of(path).open(path) as opened:
+            if not footer_intact(opened):
+                raise PartError("damaged: its footer is not what was written")
+            # Arrow opens a file by its name itself: reading is then free of the interpreter's lock.
+            source = opened if is_url(path) else path
+            with pq.ParquetFile(source, page_checksum_verification=True) as file:
+                metadata = _metadata(file.schema_arrow, path)
+                if names is None:
+                    return metadata, None
+                present = [name for name in names if name in file.schema_arrow.names]
+                table = file.read(columns=present)
         table = _conform(table, names)
         # Text that is not UTF-8 or a code outside its dictionary would otherwise
         # surface far from here, as a crash in whatever touches the column first.
         table.validate(full=True)
+    except PlaceFailed as error:
+        raise PartError(error.message) from error
     except (pa.ArrowException, OSError, ValueError) as error:
         if isinstance(error, PermissionError):
             raise UnreadableTrace(

@@ -48,8 +48,9 @@ SUBCOMMANDS = {
     "precopy": ("Copy known files up ahead of time.", "overlay.cli.precopy:precopy"),
     "freeze": ("Make a bottom that cannot change.", "overlay.cli.freeze:freeze"),
     "trace": ("Record and show what copyup costs.", "tracer.cli:trace"),
-    "report": ("Summarise traces; write a page with pictures.", "analysis.cli:report"),
-    "advise": ("Say what would have cost less, and how much.", "analysis.cli:advise"),
+    "report": ("Summarise traces; write a page with pictures.", "analysis.cli.report:report"),
+    "advise": ("Say what would have cost less, and how much.", "analysis.cli.advise:advise"),
+    "fleet": ("Summarise the traces of many hosts.", "analysis.cli.fleet:fleet"),
     "spec": ("Judge union mounts by the document's clauses.", "overlay.cli.spec:spec"),
     "install-helper": (
         "Let mount(8) and fstab mount overlays.",

@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import pty
 import subprocess
 import sys
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
 
 import numpy as np
 import pytest
 
-from overlay.cli import main
 from tests.analysis import synthetic
+from tests.analysis.commands import Fallthru
 from tests.analysis.synthetic import Workload
 from tests.fsimages import tmpfs
 from tracer.schema import SCHEMA_VERSION
@@ -23,35 +22,13 @@ from tracer.schema import SCHEMA_VERSION
 COMMAND = (sys.executable, "-c", "from overlay.cli import main; main()", "report")
 
 
-@dataclass(frozen=True)
-class Done:
-    returncode: int
-    stdout: str
-    stderr: str
-
-
-class Report(Protocol):
-    def __call__(self, *arguments: str | Path) -> Done: ...
-
-
 @pytest.fixture
-def report(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> Report:
+def report(fallthru: Fallthru) -> Fallthru:
     """Run ``fallthru report`` in this process, in ``tmp_path``: exit code and output."""
-    monkeypatch.chdir(tmp_path)
-
-    def run(*arguments: str | Path) -> Done:
-        monkeypatch.setattr(sys, "argv", ["fallthru", "report", *map(str, arguments)])
-        with pytest.raises(SystemExit) as ended:
-            main()
-        out, err = capsys.readouterr()
-        return Done(int(ended.value.code or 0), out, err)
-
-    return run
+    return functools.partial(fallthru, "report")
 
 
-def test_terminal_summary_and_page(tmp_path: Path, report: Report) -> None:
+def test_terminal_summary_and_page(tmp_path: Path, report: Fallthru) -> None:
     made = synthetic.trace(tmp_path / "one", Workload(spans=211))
     page = tmp_path / "page.html"
     done = report(tmp_path / "one", "-o", page)
@@ -64,7 +41,7 @@ def test_terminal_summary_and_page(tmp_path: Path, report: Report) -> None:
     assert sorted(entry.name for entry in tmp_path.iterdir()) == ["one", "page.html"]
 
 
-def test_a_terminal_comparison_names_what_changed(tmp_path: Path, report: Report) -> None:
+def test_a_terminal_comparison_names_what_changed(tmp_path: Path, report: Fallthru) -> None:
     before = synthetic.trace(tmp_path / "document", Workload(spans=211))
     synthetic.trace(tmp_path / "fallthru", Workload(spans=211, metacopy=True))
     done = report("document", "fallthru")
@@ -80,7 +57,7 @@ def test_a_terminal_comparison_names_what_changed(tmp_path: Path, report: Report
     assert row[-2:] == ["0", "B"]  # metadata alone went up
 
 
-def test_json_holds_the_same_figures(tmp_path: Path, report: Report) -> None:
+def test_json_holds_the_same_figures(tmp_path: Path, report: Fallthru) -> None:
     made = synthetic.trace(tmp_path / "document", Workload(spans=211))
     synthetic.trace(tmp_path / "fallthru", Workload(spans=211, metacopy=True))
     done = report("document", "fallthru", "--json", "--top", "2")
@@ -104,7 +81,7 @@ def test_json_holds_the_same_figures(tmp_path: Path, report: Report) -> None:
     assert data["page"] is None
 
 
-def test_json_of_an_empty_trace(tmp_path: Path, report: Report) -> None:
+def test_json_of_an_empty_trace(tmp_path: Path, report: Fallthru) -> None:
     synthetic.write(tmp_path / "one", synthetic.empty())
     done = report(tmp_path / "one", "--json")
     assert done.returncode == 0
@@ -116,7 +93,7 @@ def test_json_of_an_empty_trace(tmp_path: Path, report: Report) -> None:
 
 @pytest.mark.parametrize("json_flag", [[], ["--json"]])
 def test_damage_is_reported_with_exit_1_and_the_rest_is_shown(
-    tmp_path: Path, report: Report, json_flag: list[str]
+    tmp_path: Path, report: Fallthru, json_flag: list[str]
 ) -> None:
     parts = synthetic.write(tmp_path / "one", synthetic.columns(Workload(spans=90)), parts=3)
     Path(parts[0]).write_bytes(b"gone")
@@ -132,7 +109,7 @@ def test_damage_is_reported_with_exit_1_and_the_rest_is_shown(
         assert "60 copyups" in done.stdout
 
 
-def test_lost_events_are_said(tmp_path: Path, report: Report) -> None:
+def test_lost_events_are_said(tmp_path: Path, report: Fallthru) -> None:
     made = synthetic.columns(Workload(spans=9))
     synthetic.write(tmp_path / "one", made, changes={"lost": 4321})
     assert "4,321 events lost" in report(tmp_path / "one").stdout
@@ -154,7 +131,7 @@ def test_lost_events_are_said(tmp_path: Path, report: Report) -> None:
     ],
 )
 def test_errors_have_their_exit_code_a_cause_and_nothing_left(
-    tmp_path: Path, report: Report, arguments: list[str], code: int, said: str
+    tmp_path: Path, report: Fallthru, arguments: list[str], code: int, said: str
 ) -> None:
     made = synthetic.columns(Workload(spans=3))
     synthetic.write(tmp_path / "one", made)
@@ -169,7 +146,7 @@ def test_errors_have_their_exit_code_a_cause_and_nothing_left(
     assert sorted(tmp_path.rglob("*")) == before
 
 
-def test_a_page_is_replaced_whole_and_through_a_link(tmp_path: Path, report: Report) -> None:
+def test_a_page_is_replaced_whole_and_through_a_link(tmp_path: Path, report: Fallthru) -> None:
     synthetic.trace(tmp_path / "one", Workload(spans=9))
     (tmp_path / "real.html").write_text("old")
     (tmp_path / "link.html").symlink_to("real.html")
@@ -178,7 +155,9 @@ def test_a_page_is_replaced_whole_and_through_a_link(tmp_path: Path, report: Rep
     assert (tmp_path / "real.html").read_text().startswith("<!DOCTYPE html>")
 
 
-def test_a_full_file_system_leaves_the_old_page(root: None, tmp_path: Path, report: Report) -> None:
+def test_a_full_file_system_leaves_the_old_page(
+    root: None, tmp_path: Path, report: Fallthru
+) -> None:
     synthetic.trace(tmp_path / "one", Workload(spans=9))
     (tmp_path / "small").mkdir()
     with tmpfs(tmp_path / "small", options={"size": "64k"}) as small:
@@ -218,10 +197,12 @@ def test_a_terminal_gets_tables_and_names_are_not_markup(tmp_path: Path) -> None
 
 def test_help_needs_no_pandas(tmp_path: Path) -> None:
     script = (
-        "import sys\nfrom click.testing import CliRunner\nfrom analysis.cli import report\n"
-        "done = CliRunner().invoke(report, ['--help'])\n"
-        "assert done.exit_code == 0 and 'Examples' in done.output, done.output\n"
-        "heavy = {'pandas', 'numpy', 'matplotlib', 'pyarrow', 'rich'} & set(sys.modules)\n"
-        "assert not heavy, heavy\n"
+        "import sys\nfrom click.testing import CliRunner\nfrom overlay.cli import command\n"
+        "for verb in ('report', 'advise', 'fleet'):\n"
+        "    done = CliRunner().invoke(command, [verb, '--help'])\n"
+        "    assert done.exit_code == 0 and 'Examples' in done.output, done.output\n"
+        "heavy = {'pandas', 'numpy', 'matplotlib', 'pyarrow', 'rich', 'dask', 'distributed',"
+        " 'fsspec'}\n"
+        "assert not heavy & set(sys.modules), heavy & set(sys.modules)\n"
     )
     subprocess.run([sys.executable, "-c", script], check=True)

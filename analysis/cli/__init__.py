@@ -1,0 +1,1 @@
+"""The commands that read traces: report, advise, fleet.  One module each."""
