@@ -14,8 +14,10 @@ import os
 import subprocess
 import sys
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, replace
 from functools import partial
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, Final
 
@@ -26,7 +28,7 @@ from overlay.spec.command import CommandTarget
 from overlay.spec.runner import Result
 from overlay.spec.targets import Target, parse_target
 
-__all__ = ["HOST", "KERNELS", "Request", "command", "results", "run"]
+__all__ = ["HOST", "KERNELS", "Request", "command", "results", "run", "shares"]
 
 HOST: Final = "host"
 #: The kernels that scripts/vm knows, besides the running one.
@@ -60,13 +62,35 @@ def run(kernel: str, request: Request) -> list[Result]:
             "other kernels are run by scripts/vm, which comes with the sources only",
             hint="run fallthru from a checkout: scripts/setup",
         )
-    judged = _run(kernel, request)
-    if kernel != "uml" or all(result.id != _BOOTED for result in judged):
-        return judged
-    # User-mode Linux can be booted on a union as well, for the clause that is about that.
-    booted = _run(kernel, replace(request, clauses=(_BOOTED,)), "--union-root")
-    by_target = {result.target: result for result in booted}
-    return [by_target[each.target] if each.id == _BOOTED else each for each in judged]
+    if kernel != "uml":
+        return _run(kernel, request)
+    # User-mode Linux has one processor, which a process can make up for: one guest for each
+    # of the machine's.  And it can be booted on a union, for the clause that is about that.
+    jobs = [partial(_run, kernel, share) for share in shares(request, os.cpu_count() or 1)]
+    chosen = catalogue.select(catalogue.load(), request.clauses)
+    if any(clause.id == _BOOTED for clause in chosen):
+        jobs.append(partial(_run, kernel, replace(request, clauses=(_BOOTED,)), "--union-root"))
+    with ThreadPoolExecutor(len(jobs)) as pool:
+        judged = [result for results in pool.map(lambda job: job(), jobs) for result in results]
+    # The union root's come last, and take the place of what a plain root had to say.
+    found = {(result.target, result.id): result for result in judged}
+    return list(found.values())
+
+
+def shares(request: Request, most: int) -> list[Request]:
+    """The request's targets in at most ``most`` requests, in the same order."""
+    named = len(request.targets)
+    every = [*request.targets, *request.commands]
+    bounds = [len(every) * part // most for part in range(most + 1)]
+    return [
+        replace(
+            request,
+            targets=tuple(every[begin : min(end, named)]),
+            commands=tuple(every[max(begin, named) : end]),
+        )
+        for begin, end in pairwise(bounds)
+        if begin < end
+    ]
 
 
 def _run(kernel: str, request: Request, *options: str) -> list[Result]:
