@@ -17,6 +17,7 @@ from pathlib import Path
 
 from overlay import kernel, syscalls
 from overlay.kernel import Overlay
+from overlay.newmount import new_mount
 from tracer.session import Session
 from tracer.tracefile import TraceWriter
 
@@ -70,11 +71,7 @@ def disk(kind: str, where: Path, mib: int, image: Path | None = None) -> Iterato
     os.close(backing)
     where.mkdir()
     try:
-        fs = syscalls.fsopen(kind)
-        syscalls.fsconfig_string(fs, "source", name)
-        syscalls.fsconfig_create(fs)
-        tree = syscalls.fsmount(fs)
-        os.close(fs)
+        tree = new_mount(kind, name)
         syscalls.move_mount(tree, "", syscalls.AT_FDCWD, where, syscalls.MOVE_MOUNT_F_EMPTY_PATH)
         os.close(tree)
         try:

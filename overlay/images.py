@@ -33,6 +33,7 @@ from overlay.errors import (
     UsageError,
 )
 from overlay.imageformats import format_of
+from overlay.newmount import new_mount
 from overlay.text import printable
 
 __all__ = [
@@ -200,33 +201,23 @@ def _no_loop(path: str, error: OSError) -> FallthruError:
 
 
 def _mount(fstype: str, device: str, path: str) -> int:
-    shown = printable(path)
+    # A copy of an image that is mounted too has its UUID, which xfs wants unique.
+    flags = ("ro", "nouuid") if fstype == "xfs" else ("ro",)
     try:
-        fs = syscalls.fsopen(fstype)
+        options = [(flag, "") for flag in flags]
+        return new_mount(fstype, device, options, syscalls.MOUNT_ATTR_RDONLY)
     except OSError as error:
-        if error.errno == errno.ENODEV:
-            raise EnvironmentLacks(
-                f"{shown} is an image of {fstype}, which this kernel lacks",
-                hint=f"modprobe {fstype}; `fallthru doctor` tells what works here",
-                errno=errno.ENODEV,
-            ) from None
-        raise _no_mount(fstype, shown, error) from None
-    try:
-        syscalls.fsconfig_string(fs, "source", device)
-        syscalls.fsconfig_flag(fs, "ro")
-        if fstype == "xfs":
-            # A copy of an image that is mounted too has its UUID, which xfs wants unique.
-            syscalls.fsconfig_flag(fs, "nouuid")
-        syscalls.fsconfig_create(fs)
-        return syscalls.fsmount(fs, syscalls.MOUNT_ATTR_RDONLY)
-    except OSError as error:
-        raise _no_mount(fstype, shown, error) from None
-    finally:
-        os.close(fs)
+        raise _no_mount(fstype, printable(path), error) from None
 
 
 def _no_mount(fstype: str, shown: str, error: OSError) -> FallthruError:
     number = error.errno or 0
+    if number == errno.ENODEV:
+        return EnvironmentLacks(
+            f"{shown} is an image of {fstype}, which this kernel lacks",
+            hint=f"modprobe {fstype}; `fallthru doctor` tells what works here",
+            errno=number,
+        )
     if number == errno.EPERM:
         return NoPrivilege(f"the image {shown} cannot be mounted", hint="run as root", errno=number)
     if number == errno.EBUSY:
@@ -295,7 +286,7 @@ def _lookable(image: Image) -> Iterator[int]:
 @functools.cache
 def _takes_detached_mounts() -> bool:
     """Found out by an overlay without a top over two detached mounts."""
-    lower = [_tmpfs(), _tmpfs()]
+    lower = [new_mount("tmpfs"), new_mount("tmpfs")]
     fs = syscalls.fsopen("overlay")
     try:
         paths = ":".join(f"/proc/self/fd/{fd}" for fd in lower)
@@ -307,15 +298,6 @@ def _takes_detached_mounts() -> bool:
         for fd in (fs, *lower):
             os.close(fd)
     return True
-
-
-def _tmpfs() -> int:
-    fs = syscalls.fsopen("tmpfs")
-    try:
-        syscalls.fsconfig_create(fs)
-        return syscalls.fsmount(fs)
-    finally:
-        os.close(fs)
 
 
 def attached_as(path: str) -> Image | None:

@@ -13,6 +13,7 @@ import os
 
 from overlay import syscalls
 from overlay.mountinfo import overlays
+from overlay.newmount import new_mount
 
 __all__ = ["top_in_use"]
 
@@ -43,7 +44,7 @@ def _shown(top: str) -> bool:
 
 def _locked(top: str, family: str) -> bool:
     try:
-        elsewhere = _empty_tmpfs()
+        elsewhere = new_mount("tmpfs")
     except OSError:
         return False
     try:
@@ -67,16 +68,6 @@ def _locked(top: str, family: str) -> bool:
     finally:
         os.close(elsewhere)
     return False
-
-
-def _empty_tmpfs() -> int:
-    """A mount that nobody else sees; it ends with the descriptor."""
-    fs = syscalls.fsopen("tmpfs")
-    try:
-        syscalls.fsconfig_create(fs)
-        return syscalls.fsmount(fs)
-    finally:
-        os.close(fs)
 
 
 def _escaped(path: str) -> str:

@@ -16,6 +16,7 @@ from typing import Any, Final
 
 from overlay import conflicts, kernel, net, rootmounts, syscalls
 from overlay.errors import OperationFailed, UsageError
+from overlay.newmount import new_mount
 from overlay.profiles import DEFAULT
 from overlay.text import printable
 
@@ -196,9 +197,9 @@ class Builder:
 
     def _kernel_mounts(self) -> list[tuple[str, int]]:
         noexec = _SAFE | syscalls.MOUNT_ATTR_NOEXEC
-        mounts = [("/proc", rootmounts.new_mount("proc", attributes=noexec))]
+        mounts = [("/proc", new_mount("proc", attributes=noexec))]
         try:
-            sys_tree = rootmounts.new_mount("sysfs", attributes=noexec | syscalls.MOUNT_ATTR_RDONLY)
+            sys_tree = new_mount("sysfs", attributes=noexec | syscalls.MOUNT_ATTR_RDONLY)
         except OSError:
             # sysfs belongs to the network namespace: where that is another's, it is shown.
             sys_tree = rootmounts.clone("/sys", recursive=True)
@@ -216,7 +217,7 @@ class Builder:
         Builder._attach(tree, "/dev/shm", shm)
         options = {"ptmxmode": "0666", "mode": "0620"}
         nosuid = syscalls.MOUNT_ATTR_NOSUID | syscalls.MOUNT_ATTR_NOEXEC
-        Builder._attach(tree, "/dev/pts", rootmounts.new_mount("devpts", options, nosuid))
+        Builder._attach(tree, "/dev/pts", new_mount("devpts", None, options.items(), nosuid))
         with _opened(tree, "dev") as dev:
             for name, target in _LINKS:
                 os.symlink(target, name, dir_fd=dev)

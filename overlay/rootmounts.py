@@ -13,13 +13,13 @@ from contextlib import suppress
 from typing import Final
 
 from overlay import syscalls
+from overlay.newmount import new_mount
 
 __all__ = [
     "attach",
     "clone",
     "make_place",
     "make_read_only",
-    "new_mount",
     "own_mounts",
     "step_into",
     "step_over",
@@ -34,25 +34,12 @@ def own_mounts() -> None:
     syscalls.mount(None, "/", None, syscalls.MS_REC | syscalls.MS_PRIVATE, None)
 
 
-def new_mount(fstype: str, options: dict[str, str] | None = None, attributes: int = 0) -> int:
-    """A detached mount of a file system without a source, such as tmpfs or proc."""
-    fs = syscalls.fsopen(fstype)
-    try:
-        syscalls.fsconfig_string(fs, "source", fstype)
-        for key, value in (options or {}).items():
-            syscalls.fsconfig_string(fs, key, value)
-        syscalls.fsconfig_create(fs)
-        return syscalls.fsmount(fs, attributes)
-    finally:
-        os.close(fs)
-
-
 def tmpfs(size: int | None = None, mode: int = 0o755, attributes: int = 0) -> int:
     """A detached tmpfs; without ``size`` (bytes) it may take half of the memory."""
     options = {"mode": f"{mode:o}"}
     if size is not None:
         options["size"] = str(size)
-    return new_mount("tmpfs", options, attributes)
+    return new_mount("tmpfs", None, options.items(), attributes)
 
 
 def clone(path: str, *, recursive: bool, read_only: bool = False) -> int:

@@ -15,6 +15,7 @@ from typing import Any, Final
 from overlay import enclosure, rootmounts, syscalls, trialplan
 from overlay.assembly import assemble
 from overlay.errors import EnvironmentLacks, OperationFailed
+from overlay.newmount import new_mount
 from overlay.text import printable
 from overlay.trialplan import Piece, Plan, Shown
 
@@ -187,7 +188,7 @@ class _Builder:
         for path in self._shared:
             trees[os.path.realpath(path)] = rootmounts.clone(path, recursive=True)
         try:
-            trees["/proc"] = rootmounts.new_mount("proc")
+            trees["/proc"] = new_mount("proc")
         except OSError:
             # A container that hides parts of /proc forbids a new one: processes then have
             # other numbers there than they know themselves.

@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from overlay import syscalls
+from overlay.newmount import new_mount
 
 __all__ = [
     "IMAGE_PREFIX",
@@ -61,14 +62,7 @@ def needs_filesystem(kind: str) -> None:
 @contextmanager
 def tmpfs(mount_point: Path, *, options: dict[str, str] | None = None) -> Iterator[Path]:
     """A fresh tmpfs at ``mount_point``."""
-    fs = syscalls.fsopen("tmpfs")
-    try:
-        for key, value in (options or {}).items():
-            syscalls.fsconfig_string(fs, key, value)
-        syscalls.fsconfig_create(fs)
-        tree = syscalls.fsmount(fs)
-    finally:
-        os.close(fs)
+    tree = new_mount("tmpfs", options=(options or {}).items())
     with _attached(tree, mount_point):
         yield mount_point
 
@@ -122,23 +116,11 @@ def mounted_image(
         if not read_only:
             # A device keeps BLKROSET when it changes its image: a killed run may have left it.
             syscalls.blkroset(device, False)
-        tree = _mount_device(kind, name, read_only=read_only)
+        tree = new_mount(kind, name, [("ro", "")] if read_only else [])
     finally:
         os.close(device)
     with _attached(tree, mount_point):
         yield
-
-
-def _mount_device(kind: str, device: str, *, read_only: bool) -> int:
-    fs = syscalls.fsopen(kind)
-    try:
-        syscalls.fsconfig_string(fs, "source", device)
-        if read_only:
-            syscalls.fsconfig_flag(fs, "ro")
-        syscalls.fsconfig_create(fs)
-        return syscalls.fsmount(fs)
-    finally:
-        os.close(fs)
 
 
 @contextmanager

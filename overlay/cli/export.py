@@ -12,10 +12,12 @@ from overlay.cli.layers import (
     bottoms_option,
     emit_json,
     json_option,
+    marks_option,
     named_layers,
     progress_shown,
     unmounted_top_option,
     userxattr_option,
+    whiteouts_option,
 )
 from overlay.text import human_bytes, printable
 
@@ -42,20 +44,8 @@ if TYPE_CHECKING:
     type=click.Choice(["none", "gzip", "zstd"]),
     help="How to compress a tar.  [default: by the name: .gz, .tgz, .zst]",
 )
-@click.option(
-    "--marks",
-    type=click.Choice(["trusted", "user"]),
-    default="trusted",
-    show_default=True,
-    help="The attributes' family in an overlayfs directory.",
-)
-@click.option(
-    "--whiteouts",
-    type=click.Choice(["device", "xattr"]),
-    default="device",
-    show_default=True,
-    help="What a whiteout is in an overlayfs directory.",
-)
+@marks_option("--marks", "The attributes' family in an overlayfs directory.")
+@whiteouts_option("What a whiteout is in an overlayfs directory.")
 @unmounted_top_option
 @bottoms_option
 @userxattr_option

@@ -7,7 +7,14 @@ from typing import TYPE_CHECKING
 
 import click
 
-from overlay.cli.layers import DIRECTORY, emit_json, json_option, progress_shown
+from overlay.cli.layers import (
+    DIRECTORY,
+    emit_json,
+    json_option,
+    marks_option,
+    progress_shown,
+    whiteouts_option,
+)
 from overlay.errors import UsageError
 from overlay.text import human_bytes, printable
 
@@ -28,27 +35,9 @@ if TYPE_CHECKING:
 @click.option(
     "-o", "--output", "--top", type=DIRECTORY, required=True, help="The directory to make."
 )
-@click.option(
-    "--from-marks",
-    type=click.Choice(["trusted", "user"]),
-    default="trusted",
-    show_default=True,
-    help="The family of an overlayfs directory's marks.",
-)
-@click.option(
-    "--marks",
-    type=click.Choice(["trusted", "user"]),
-    default="trusted",
-    show_default=True,
-    help="The family of the marks to make.",
-)
-@click.option(
-    "--whiteouts",
-    type=click.Choice(["device", "xattr"]),
-    default="device",
-    show_default=True,
-    help="What a whiteout is to be.",
-)
+@marks_option("--from-marks", "The family of an overlayfs directory's marks.")
+@marks_option("--marks", "The family of the marks to make.")
+@whiteouts_option("What a whiteout is to be.")
 @click.option("--digest", metavar="sha256:HEX", help="Refuse an archive of another digest.")
 @click.option("--devices", is_flag=True, help="Take device nodes from an archive.")
 @click.option(

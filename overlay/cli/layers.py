@@ -25,12 +25,14 @@ __all__ = [
     "emit_json",
     "json_option",
     "key_value",
+    "marks_option",
     "named_layers",
     "progress_shown",
     "required_bottoms_option",
     "selection_options",
     "unmounted_top_option",
     "userxattr_option",
+    "whiteouts_option",
     "work_option",
     "yes_option",
 ]
@@ -97,6 +99,24 @@ def selection_options(command: Callable[..., None]) -> Callable[..., None]:
             help=f"{what} paths that match, as `etc/*.conf` or `**/*.pyc`; may be repeated.",
         )(command)
     return command
+
+
+def marks_option(name: str, what: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """``--marks``, or the like for other marks: a family of attributes."""
+    return _choice(name, ("trusted", "user"), what)
+
+
+def whiteouts_option(what: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """``--whiteouts``, for :class:`overlay.marks.Whiteout`."""
+    return _choice("--whiteouts", ("device", "xattr"), what)
+
+
+def _choice(
+    name: str, values: tuple[str, ...], what: str
+) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    return click.option(
+        name, type=click.Choice(values), default=values[0], show_default=True, help=what
+    )
 
 
 @dataclass(frozen=True, slots=True)

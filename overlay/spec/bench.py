@@ -16,6 +16,7 @@ from pathlib import Path
 
 from overlay import syscalls
 from overlay.errors import FallthruError
+from overlay.newmount import new_mount
 from overlay.spec import shell
 from overlay.spec.calls import MountedCalls
 from overlay.spec.filling import LAYER_MTIME_NS
@@ -122,14 +123,7 @@ class Bench(Looking):
 
     def submount(self, directory: Path, **options: str) -> None:
         """Mount an empty tmpfs at ``directory``."""
-        fs = syscalls.fsopen("tmpfs")
-        try:
-            for key, value in options.items():
-                syscalls.fsconfig_string(fs, key, value)
-            syscalls.fsconfig_create(fs)
-            self.attach(syscalls.fsmount(fs), directory)
-        finally:
-            os.close(fs)
+        self.attach(new_mount("tmpfs", options=options.items()), directory)
         how = ",".join(f"{key}={value}" for key, value in options.items())
         how = f"-o {how} " if how else ""
         self.steps.do(f"mount -t tmpfs {how}tmpfs {self.steps.path(directory)}")

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Final
 
 from overlay import syscalls
+from overlay.newmount import new_mount
 from overlay.spec.bench import Bench
 from overlay.spec.observe import Lacks
 
@@ -101,15 +102,7 @@ def open_image(kind: str, image: Path, *, read_only: bool) -> int:
     try:
         # The flag of a bottom's last user outlives the image: a killed one leaves it set.
         syscalls.blkroset(device, False)
-        fs = syscalls.fsopen(kind)
-        try:
-            syscalls.fsconfig_string(fs, "source", name)
-            if read_only:
-                syscalls.fsconfig_flag(fs, "ro")
-            syscalls.fsconfig_create(fs)
-            return syscalls.fsmount(fs)
-        finally:
-            os.close(fs)
+        return new_mount(kind, name, [("ro", "")] if read_only else [])
     finally:
         os.close(device)
 
@@ -171,14 +164,10 @@ def mounted_home(bench: Bench, kind: str) -> None:
     home = bench.top.parent / "home"
     bench.make(home)
     try:
-        fs = syscalls.fsopen(kind)
+        tree = new_mount(kind)
     except OSError as error:
         raise Lacks(f"{kind} in this kernel ({error.strerror})") from None
-    try:
-        syscalls.fsconfig_create(fs)
-        bench.attach(syscalls.fsmount(fs), home)
-    finally:
-        os.close(fs)
+    bench.attach(tree, home)
     bench.steps.do(f"mount -t {kind} {kind} {bench.steps.path(home)}")
     bench.move_top(home)
 

@@ -10,7 +10,7 @@ import subprocess
 from pathlib import Path
 from typing import Final
 
-from overlay import syscalls
+from overlay.newmount import new_mount
 from overlay.spec.bench import Bench
 from overlay.spec.observe import Lacks
 
@@ -31,23 +31,13 @@ def put_top(bench: Bench) -> None:
     bench.make(home)
     try:
         _erase(fd)
-        tree = _mounted(device)
+        tree = new_mount("jffs2", device)
     except OSError as error:
         raise Lacks(f"flash for jffs2 that it can be mounted from ({error.strerror})") from None
     bench.attach(tree, home)
     bench.steps.do(f"modprobe mtdram && flash_erase -q /dev/{device} 0 0")
     bench.steps.do(f"mount -t jffs2 {device} {bench.steps.path(home)}")
     bench.move_top(home)
-
-
-def _mounted(device: str) -> int:
-    fs = syscalls.fsopen("jffs2")
-    try:
-        syscalls.fsconfig_string(fs, "source", device)
-        syscalls.fsconfig_create(fs)
-        return syscalls.fsmount(fs)
-    finally:
-        os.close(fs)
 
 
 def _device() -> str:

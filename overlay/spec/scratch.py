@@ -10,6 +10,7 @@ from pathlib import Path
 
 from overlay import syscalls
 from overlay.errors import OperationFailed
+from overlay.newmount import new_mount
 from overlay.spec import filesystems
 from overlay.spec.bench import Places
 
@@ -61,12 +62,7 @@ class Scratch:
 
     def mount(self) -> None:
         """In the worker: put the tmpfs in place."""
-        fs = syscalls.fsopen("tmpfs")
-        try:
-            syscalls.fsconfig_create(fs)
-            tree = syscalls.fsmount(fs)
-        finally:
-            os.close(fs)
+        tree = new_mount("tmpfs")
         syscalls.move_mount(
             tree, "", syscalls.AT_FDCWD, self._made[0], syscalls.MOVE_MOUNT_F_EMPTY_PATH
         )

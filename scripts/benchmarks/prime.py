@@ -24,6 +24,7 @@ from measuring import emit
 
 from overlay import kernel, sharedindex, syscalls
 from overlay.kernel import Overlay
+from overlay.newmount import new_mount
 from overlay.prime import prime
 from overlay.unprime import undo
 
@@ -130,11 +131,7 @@ class Disk:
 
     @contextmanager
     def mounted(self) -> Iterator[Path]:
-        fs = syscalls.fsopen("ext4")
-        syscalls.fsconfig_string(fs, "source", self.name)
-        syscalls.fsconfig_create(fs)
-        tree = syscalls.fsmount(fs)
-        os.close(fs)
+        tree = new_mount("ext4", self.name)
         flags = syscalls.MOVE_MOUNT_F_EMPTY_PATH
         syscalls.move_mount(tree, "", syscalls.AT_FDCWD, self.path, flags)
         os.close(tree)
