@@ -21,11 +21,12 @@ from contextlib import suppress
 from typing import Final, Self
 
 from overlay import syscalls
-from overlay.layer import VANISHED, Layer
+from overlay.layer import VANISHED, Layer, scan
+from overlay.marks import is_whiteout_device
 from overlay.markvalues import NO_XATTR, MarkFamily
 from overlay.view import Node, OpenDirectory, Place, View
 
-__all__ = ["IndexedView", "LinkIndex", "changed_stat", "file_of_handle"]
+__all__ = ["IndexedView", "LinkIndex", "changed_stat", "file_of_handle", "has_names_below"]
 
 _GETFSUUID: Final = 0x80111500
 _BTRFS_FS_INFO: Final = 0x8400941F
@@ -152,6 +153,18 @@ def links(fd: int, name: bytes, family: MarkFamily, real: int, lower: int | None
         return None
     base = {b"U": real, b"L": lower}.get(value[:1])
     return None if base is None else base + difference
+
+
+def has_names_below(index_fd: int, family: MarkFamily) -> bool:
+    """Whether the union shows a copy under names that only the bottoms have."""
+    for name, st in scan(index_fd):
+        if is_whiteout_device(st):
+            continue
+        shown = links(index_fd, name, family, st.st_nlink, None)
+        # One of its own links is the index's.
+        if shown is None or shown > st.st_nlink - 1:
+            return True
+    return False
 
 
 def set_links(fd: int, name: bytes, family: MarkFamily, relative_to: str, by: int) -> None:

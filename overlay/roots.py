@@ -13,7 +13,7 @@ import select
 import shutil
 import signal
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from typing import Any, Final
 
@@ -25,7 +25,7 @@ from overlay.root import Bind, Builder, Root, open_union
 from overlay.rootnotes import DIRECTORY, Standing, check_name, start_time
 from overlay.text import printable
 
-__all__ = ["create", "execute", "load", "remove", "start", "stop", "take_up"]
+__all__ = ["at_rest", "create", "execute", "load", "remove", "start", "stop", "take_up"]
 
 _CONFIG: Final = "root.json"
 _FORMAT: Final = 1
@@ -131,11 +131,8 @@ def _newer(what: str) -> Refused:
 
 def remove(name: str) -> None:
     """Forget a root that is stopped, with its top if that is beside; Refused while it runs."""
-    root, _ = load(name)
-    with _notes() as notes:
-        if _standing(name, notes) is not None:
-            raise Refused(f"the root {name} is running", hint=f"fallthru stop {name}")
-        home = _home(root.name)
+    with at_rest(name):
+        home = _home(name)
         # The config last: what fails half-way is still known.
         for entry in sorted(os.listdir(home), key=lambda each: each == _CONFIG):
             path = os.path.join(home, entry)
@@ -144,6 +141,24 @@ def remove(name: str) -> None:
             else:
                 os.unlink(path)
         os.rmdir(home)
+
+
+@contextmanager
+def at_rest(name: str) -> Iterator[tuple[Root, Callable[[tuple[str, ...]], None]]]:
+    """A root that does not run, nor will meanwhile, and what gives it other bottoms.
+
+    Refused while it runs.
+    """
+    root, limits = load(name)
+    with _notes() as notes:
+        if _standing(name, notes) is not None:
+            raise Refused(f"the root {name} is running", hint=f"fallthru stop {name}")
+        yield (
+            root,
+            lambda bottoms: _write_config(
+                _home(name), dataclasses.replace(root, bottoms=bottoms), limits
+            ),
+        )
 
 
 def _home(name: str) -> str:
