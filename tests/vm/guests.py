@@ -15,7 +15,7 @@ as `judged` does) rather than run it once for each.
 What cannot be had in bounded time is skipped with the reason, and asked for once only:
 builds that take longer than 10 minutes or lack the network, guests that do not come up in
 two minutes; and, where FALLTHRU_VM_SECONDS says how long guests may take in all, every
-test after that.
+test after that; and every test after FALLTHRU_VM_UNTIL, a time in seconds since 1970.
 """
 
 from __future__ import annotations
@@ -55,7 +55,9 @@ serving: dict[str, subprocess.Popen[str]] = {}
 def need(kernel: str) -> None:
     """Skip unless the guest ``kernel`` is there, or may be built."""
     limit = float(os.environ.get("FALLTHRU_VM_SECONDS", "inf"))
-    lacking = _lacking(kernel)
+    until = float(os.environ.get("FALLTHRU_VM_UNTIL", "inf"))
+    late = "more time than FALLTHRU_VM_UNTIL gives"
+    lacking = late if time.time() > until else _lacking(kernel)
     if not lacking and sum(_taken) > limit:
         lacking = f"more time for guests than FALLTHRU_VM_SECONDS ({limit:.0f})"
     if lacking:
