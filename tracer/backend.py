@@ -9,16 +9,20 @@ from __future__ import annotations
 import os
 import sys
 import time
+from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from overlay import syscalls
 from overlay.bpf.loading import Map
 from overlay.errors import EnvironmentLacks, UsageError
-from tracer.hooks import BACKENDS
+from tracer.hooks import BACKENDS, DROPS, EXITS
 from tracer.kinds import KINDS
 from tracer.latencies import Latency, read_latencies
 from tracer.program import COPYUPS, RING_BYTES, SPARE_BYTES, Filters, Options, Program, build
+
+if TYPE_CHECKING:
+    from tracer.records import MountRecord
 
 __all__ = ["Backend", "Probes", "clock_offset", "open_backend"]
 
@@ -35,6 +39,9 @@ class Backend(Protocol):
     def add_pid(self, pid: int) -> None:
         """Trace this process and its children, too; only where processes were asked for."""
 
+    def prepare_for(self, unions: Iterable[MountRecord]) -> None:
+        """Do what it takes to see the copyups of these, which are new."""
+
     def wait(self, seconds: float) -> None:
         """Until something should be read soon, or for ``seconds``."""
 
@@ -43,6 +50,10 @@ class Backend(Protocol):
 
     def stacks(self) -> Map:
         """Callers' stacks by the numbers in the records."""
+
+    @property
+    def sees_mounts(self) -> bool:
+        """Whether it tells of mounts that are attached, changed or detached."""
 
     @property
     def unseen(self) -> tuple[str, ...]:
@@ -70,6 +81,8 @@ class Backend(Protocol):
 #: Places in the map ``state`` (``enum`` in probes/state.c).
 _LOST, _UNMATCHED, _FS_TYPE, _CURSOR = range(4)
 _ONE = b"\1"
+#: With these the end of a system call tells nothing that is not known without it.
+_WITHOUT_EXITS = {"ctime_ns_xchg", "percpu_alloc_percpu"}
 
 
 class Probes:
@@ -89,11 +102,14 @@ class Probes:
             self._program: Program = building.result()
         self._state = self._program.maps["state"]
         self._counts: tuple[int, int] | None = None
+        self._left = b""
         self._latencies: list[Latency] = []
         try:
             self._fill(filters)
             if name == "tracepoint":
                 self._find_unions()
+                if self.hooks >= _WITHOUT_EXITS:
+                    self._program.let_go(EXITS[0])
             maps = self._program.maps
             self._ring = Ring(maps["ring"].fd, RING_BYTES, RECORD_SIZE)
             self._spare = Ring(maps["spare"].fd, SPARE_BYTES, RECORD_SIZE)
@@ -106,6 +122,8 @@ class Probes:
             self._program.maps["wanted"][_u32(device)] = _ONE
         for pid in filters.pids:
             self.add_pid(pid)
+        for uid in filters.uids:
+            self._program.maps["users"][_u32(uid)] = _ONE
         if filters.cgroup:
             directory = os.open(filters.cgroup, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
             try:
@@ -131,14 +149,28 @@ class Probes:
     def add_pid(self, pid: int) -> None:
         self._program.maps["tree"][_u32(pid)] = _ONE
 
+    def prepare_for(self, unions: Iterable[MountRecord]) -> None:
+        if self.name != "tracepoint":
+            return
+        for one in unions:
+            # With metacopy a file may go up twice in a call, the second time without an end.
+            if one.metacopy or DROPS.get(one.layers[0] if one.layers else "") not in self.hooks:
+                self._program.take_up(EXITS[0])
+                return
+
     def wait(self, seconds: float) -> None:
         self._ring.wait(seconds)
 
     def take(self) -> bytes:
-        return self._ring.take() + self._spare.take()
+        left, self._left = self._left, b""
+        return self._ring.take() + self._spare.take() + left
 
     def stacks(self) -> Map:
         return self._program.maps["stacks"]
+
+    @property
+    def sees_mounts(self) -> bool:
+        return self.name != "tracepoint" or "sys_exit" in self.hooks
 
     @property
     def unseen(self) -> tuple[str, ...]:
@@ -162,6 +194,16 @@ class Probes:
 
     def detach(self) -> None:
         self._program.detach()
+        if self._counts is None:
+            self._left += self._complete()
+
+    def _complete(self) -> bytes:
+        """The records of directories that were waiting for what they went up for."""
+        from tracer.records import F_DONE, RECORD_SIZE
+
+        spans = self._program.maps["spans"]
+        records = [spans[key][-RECORD_SIZE:] for key in [*spans.keys()]]
+        return b"".join(one for one in records if int.from_bytes(one[4:8], sys.byteorder) & F_DONE)
 
     def close(self) -> None:
         if self._counts is None:

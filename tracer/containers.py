@@ -11,9 +11,10 @@ import json
 import os
 import re
 
+from overlay.errors import UsageError
 from overlay.text import printable
 
-__all__ = ["container_of"]
+__all__ = ["cgroup_of", "container_of"]
 
 _ID = "[0-9a-f]{64}"
 #: The last part of a path that one of these matches is the container's own.
@@ -41,6 +42,30 @@ def container_of(cgroup: str | None) -> str | None:
                 return _name_of(found["id"]) or found["id"][:12]
             return re.sub(r"\\+x2d", "-", found["name"])
     return None
+
+
+def cgroup_of(container: str, root: str) -> str:
+    """The directory, below the cgroup2 mount ``root``, of the running container that is
+    called so or whose id begins so.  Raises :class:`UsageError` where there is not exactly one.
+    """
+    found, names = [], set()
+    for directory, below, _ in os.walk(root):
+        path = directory[len(root) :]
+        name = container_of(path)
+        if name is None:
+            continue
+        below.clear()  # what is in it belongs to it
+        names.add(name)
+        ident = re.search(_ID, os.path.basename(path))
+        if name == container or (ident and len(container) >= 4 and ident[0].startswith(container)):
+            found.append(directory)
+    if len(found) == 1:
+        return found[0]
+    running = f"running: {', '.join(sorted(names))}" if names else "none is running here"
+    raise UsageError(
+        f"{'no' if not found else 'more than one'} container is called {printable(container)}",
+        hint=running if not found else "give its id, or --cgroup",
+    )
 
 
 @functools.lru_cache(4096)

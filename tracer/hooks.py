@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Final
 
-__all__ = ["BACKENDS", "FUNCTIONS", "TASKS", "TRACEPOINTS", "Hook"]
+__all__ = ["BACKENDS", "DROPS", "EXITS", "FUNCTIONS", "TASKS", "TRACEPOINTS", "Hook"]
 
 #: Backends, the one that disturbs least and sees most first.
 BACKENDS: Final = ("fentry", "kprobe", "tracepoint")
@@ -38,14 +38,29 @@ def _raw(program: str, *tracepoints: str, needed: bool = False) -> tuple[Hook, .
 #: compiled and verified once.
 TRACEPOINTS: Final = (
     *_raw("changed", "writeback_mark_inode_dirty", needed=True),
-    *_raw("sys_exit", "sys_exit", needed=True),
     *_raw("changed", "inode_set_ctime_to_ts", "ctime_ns_xchg", "ctime_xchg_skip"),
     *_raw("cap_capable", "cap_capable"),
     *_raw("sync_enter", "ext4_sync_file_enter", "f2fs_sync_file_enter"),
     *_raw("sync_enter", "xfs_file_fsync", "btrfs_sync_file"),
     *_raw("sync_exit", "ext4_sync_file_exit", "f2fs_sync_file_exit"),
     *_raw("clone", "xfs_reflink_remap_range"),
+    *_raw("evicted", "ext4_evict_inode", "f2fs_evict_inode", "btrfs_inode_evict"),
+    *_raw("xfs_evicted", "xfs_destroy_inode"),
+    *_raw("percpu_alloc", "percpu_alloc_percpu"),
 )
+
+#: The end of every system call of the machine, which makes each of them slower: hooked
+#: only while nothing else tells what it does.
+EXITS: Final = _raw("sys_exit", "sys_exit", needed=True)
+
+#: What tells that a file which was to be a copy was dropped, by the top's file system.
+DROPS: Final = {
+    "tmpfs": "ctime_ns_xchg",
+    "ext4": "ext4_evict_inode",
+    "f2fs": "f2fs_evict_inode",
+    "btrfs": "btrfs_inode_evict",
+    "xfs": "xfs_destroy_inode",
+}
 
 #: For every backend: the end of a thread; the first only where processes were asked for.
 TASKS: Final = (

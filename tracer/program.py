@@ -22,7 +22,7 @@ from overlay.bpf.btf import OVERLAY, VMLINUX, Btf, struct_header
 from overlay.bpf.compiling import SHIM
 from overlay.bpf.objects import MapSpec, NoBpf, Object, compile_text, refusal
 from overlay.errors import NoPrivilege
-from tracer.hooks import FUNCTIONS, TASKS, TRACEPOINTS, Hook
+from tracer.hooks import EXITS, FUNCTIONS, TASKS, TRACEPOINTS, Hook
 from tracer.kallsyms import Range, copyup_ranges
 from tracer.kinds import KINDS
 
@@ -99,12 +99,14 @@ class Filters:
 
     ``devices`` are unions by device number (``st_dev`` of a directory in it), ``pids``
     processes with all their descendants, ``cgroup`` a directory of the cgroup2 file
-    system, with everything below it.
+    system, with everything below it, ``uids`` users; ``min_ns`` is the least duration.
     """
 
     devices: tuple[int, ...] = ()
     pids: tuple[int, ...] = ()
     cgroup: str | None = None
+    uids: tuple[int, ...] = ()
+    min_ns: int = 0
 
 
 @dataclass(frozen=True)
@@ -126,15 +128,29 @@ class Program:
 
     maps: dict[str, bpf.Map] = field(default_factory=dict)
     attached: set[str] = field(default_factory=set)
-    _links: list[int] = field(default_factory=list)
-    _loaded: list[int] = field(default_factory=list)
+    _links: dict[tuple[str, str], int] = field(default_factory=dict)
+    _loaded: dict[tuple[str, int], int] = field(default_factory=dict)
+
+    def take_up(self, hook: Hook) -> None:
+        """Stand at a raw tracepoint (again)."""
+        for target in hook.targets:
+            if (hook.program, target) not in self._links:
+                link = bpf.attach_raw_tracepoint(self._loaded[hook.program, 0], target)
+                self._links[hook.program, target] = link
+                self.attached.add(target)
+
+    def let_go(self, hook: Hook) -> None:
+        """Stand there no more; :meth:`take_up` takes it back."""
+        for target in hook.targets:
+            os.close(self._links.pop((hook.program, target)))
+            self.attached.discard(target)
 
     def detach(self) -> None:
         """Hook nothing any more; the maps can still be read."""
         while self._links:
-            os.close(self._links.pop())
+            os.close(self._links.popitem()[1])
         while self._loaded:
-            os.close(self._loaded.pop())
+            os.close(self._loaded.popitem()[1])
 
     def close(self) -> None:
         self.detach()
@@ -193,7 +209,7 @@ def _need_trampolines() -> None:
 def _hooks(backend: str, filters: Filters) -> tuple[Hook, ...]:
     tasks = TASKS if filters.pids else TASKS[1:]
     if backend == "tracepoint":
-        return TRACEPOINTS + tasks
+        return TRACEPOINTS + EXITS + tasks
     chosen = (hook for hook in FUNCTIONS if hook.only in (None, backend))
     return (*chosen, *tasks)
 
@@ -210,7 +226,8 @@ def _constants(filters: Filters, ranges: Sequence[Range], options: Options) -> l
             f"this kernel's copyup code lies in {len(ranges)} places",
             hint=f"the tracepoint backend can tell {_RANGES} apart; please report it",
         )
-    which = bool(filters.devices) | bool(filters.pids) << 1 | bool(filters.cgroup) << 2
+    kinds = (filters.devices, filters.pids, filters.cgroup, filters.uids)
+    which = sum(1 << place for place, given in enumerate(kinds) if given)
     bounds = [bound for both in ranges for bound in both]
     rows = sum(1 << KINDS.index(kind) for kind in set(options.rows))
     return [
@@ -218,6 +235,7 @@ def _constants(filters: Filters, ranges: Sequence[Range], options: Options) -> l
         which,
         int(options.stacks),
         rows,
+        filters.min_ns,
         *bounds,
         *[0] * (2 * _RANGES - len(bounds)),
     ]
@@ -230,7 +248,6 @@ class _Loader:
         self._into, self._made, self._backend = into, made, backend
         fds = [into.maps[spec.name].fd for spec in made.maps]
         self._code = {name: _linked(code, fds, told) for name, code in made.code.items()}
-        self._programs: dict[tuple[str, int], int] = {}
         self._module: int | None = None
 
     def attach(self, hooks: Sequence[Hook]) -> None:
@@ -247,7 +264,7 @@ class _Loader:
             if target not in self._made.targets:
                 continue
             try:
-                self._into._links.append(self._attached(hook, target))
+                self._into._links[hook.program, target] = self._attached(hook, target)
                 self._into.attached.add(target)
                 return
             except OSError as error:
@@ -271,7 +288,7 @@ class _Loader:
         return bpf.attach_trampoline(self._program(hook.program, kind, ident))
 
     def _program(self, name: str, kind: tuple[int, int], btf_id: int = 0) -> int:
-        known = self._programs.get((name, btf_id))
+        known = self._into._loaded.get((name, btf_id))
         if known is not None:
             return known
         module = 0
@@ -280,8 +297,7 @@ class _Loader:
                 self._module = bpf.module_btf("overlay")
             module = self._module
         fd = bpf.load_program(name, kind, self._code[name], btf_id=btf_id, btf_fd=module)
-        self._into._loaded.append(fd)
-        self._programs[name, btf_id] = fd
+        self._into._loaded[name, btf_id] = fd
         return fd
 
 
@@ -332,7 +348,7 @@ def _compiled(backend: str) -> Object:
     btf = Btf()
     text = _source(btf, backend)
     maps, code = compile_text(text, PROBES)
-    hooks = TASKS + (TRACEPOINTS if backend == "tracepoint" else FUNCTIONS)
+    hooks = TASKS + (TRACEPOINTS + EXITS if backend == "tracepoint" else FUNCTIONS)
     names = {target for hook in hooks for target in hook.targets}
     targets = {name: 0 for name in names if btf.has_tracepoint(name)}
     targets |= btf.functions(names)
@@ -362,6 +378,9 @@ def _source(btf: Btf, backend: str) -> str:
     if btf.has_member("task_struct", "ioac.write_bytes"):
         fields["task_struct"] = (*fields["task_struct"], "ioac.write_bytes")
         defines["HAVE_IOAC"] = 1
+    if btf.has_member("xfs_inode", "i_vnode"):
+        fields["xfs_inode"] = ("i_vnode",)
+        defines["HAVE_XFS"] = 1
     return "\n".join(
         [
             "#include <linux/types.h>",

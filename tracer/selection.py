@@ -37,6 +37,7 @@ class Selection:
     ops: tuple[str, ...] = ()
     hows: tuple[str, ...] = ()
     cgroups: tuple[str, ...] = ()
+    containers: tuple[str, ...] = ()
     under: str | None = None
     min_ns: int = 0
     failed: bool = False
@@ -65,6 +66,7 @@ class Selection:
             "comm": tuple(map(printable, self.comms)),
             "op": self.ops,
             "how": self.hows,
+            "container": tuple(map(printable, self.containers)),
         }
         for name, any_of in values.items():
             if any_of:

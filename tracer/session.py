@@ -18,11 +18,12 @@ from overlay import __version__
 from overlay.errors import UsageError
 from overlay.text import printable
 from tracer.backend import Backend, clock_offset, open_backend
+from tracer.containers import cgroup_of
 from tracer.footprint import drop_compiler
 from tracer.latencies import described
 from tracer.program import Filters, Options
 from tracer.selection import Selection
-from tracer.unions import Cgroups, Unions, cgroup_root, union_devices
+from tracer.unions import Cgroups, MountWatch, Unions, cgroup_root, union_devices
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -68,7 +69,8 @@ class Session:
 
     ``mounts``: paths in the unions to trace (default: all on the machine, also those
     mounted meanwhile), ``mount``: one such path; ``pids``: processes, with all their
-    descendants; ``cgroup``: a cgroup2 directory, with all below it; ``selection``: what is
+    descendants; ``cgroup``: a cgroup2 directory, with all below it, or ``container``: a running
+    container's, by its name or the beginning of its id; ``selection``: what is
     kept of the spans that the kernel delivers.  All conditions given must hold.
     ``backend``: one of :data:`tracer.hooks.BACKENDS` (default: the best that works here);
     ``stacks``: note who called in user space; ``rows``: kinds besides copyups of which each
@@ -85,6 +87,7 @@ class Session:
         cgroup: str | None = None,
         *,
         mount: StrPath | None = None,
+        container: str | None = None,
         selection: Selection | None = None,
         command: Sequence[str] = (),
         backend: str | None = None,
@@ -94,6 +97,7 @@ class Session:
         self._mounts = [os.fspath(one) for one in (*mounts, *([mount] if mount else []))]
         self._pids = list(pids)
         self._cgroup = cgroup
+        self._container = container
         self._selection = selection or Selection()
         self._command = list(command)
         self._wish = backend
@@ -127,6 +131,8 @@ class Session:
             devices=union_devices(self._mounts),
             pids=tuple(one for pid in self._pids for one in descendants(pid)),
             cgroup=self._cgroup_directory(),
+            uids=self._selection.uids,
+            min_ns=self._selection.min_ns,
         )
         self._backend = open_backend(self._wish, filters, self._options)
         drop_compiler()
@@ -148,9 +154,13 @@ class Session:
         self._thread.start()
 
     def _cgroup_directory(self) -> str | None:
+        root = cgroup_root()
+        if self._container is not None:
+            if self._cgroup is not None:
+                raise UsageError("a container is a cgroup: give one or the other")
+            self._cgroup = cgroup_of(self._container, root or "/nonexistent")
         if self._cgroup is None:
             return None
-        root = cgroup_root()
         inside = os.path.join(root, self._cgroup.lstrip("/")) if root else ""
         for path in (self._cgroup, inside):
             if path and os.path.exists(os.path.join(path, "cgroup.procs")):
@@ -163,11 +173,20 @@ class Session:
     def _run(self) -> None:
         assert self._backend is not None
         try:
-            while not self._stopping.is_set():
-                self._backend.wait(_INTERVAL)
-                self._fetch()
+            with MountWatch() as mounts:
+                while not self._stopping.is_set():
+                    self._backend.wait(_INTERVAL)
+                    self._fetch()
+                    if mounts.changed() and not self._backend.sees_mounts:
+                        self._look_at_mounts()
         except BaseException as error:  # told to whoever asks next
             self._failure = error
+
+    def _look_at_mounts(self) -> None:
+        from tracer.records import Change
+
+        with self._lock:
+            self._unions.learn((), [Change(os.getpid(), time.monotonic_ns(), None)])
 
     def _fetch(self) -> None:
         from tracer.records import has_mounts, split
@@ -186,6 +205,7 @@ class Session:
             # A union, or whoever mounted it, may be gone soon: names are looked up at once.
             if has_mounts(raw):
                 news = split(raw)
+                self._backend.prepare_for(news.mounts)
                 self._unions.learn(news.mounts, news.changes)
 
     def stop(self) -> None:
@@ -279,6 +299,7 @@ class Session:
             "mounts": self._mounts,
             "pids": self._pids,
             "cgroup": self._cgroup,
+            "container": self._container,
             **{name: value for name, value in asdict(self._selection).items() if value},
         }
         return RunMetadata(

@@ -8,6 +8,7 @@ only be seen in another mount namespace, while tracing.
 from __future__ import annotations
 
 import os
+import select
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
@@ -20,7 +21,7 @@ from overlay.text import printable
 if TYPE_CHECKING:
     from tracer.records import Change, MountRecord
 
-__all__ = ["Cgroups", "Unions", "cgroup_root", "device_of", "union_devices"]
+__all__ = ["Cgroups", "MountWatch", "Unions", "cgroup_root", "device_of", "union_devices"]
 
 #: A name that could not be found is not looked for again before this time (s) is over.
 _PATIENCE = 0.2
@@ -214,6 +215,25 @@ def cgroup_root() -> str | None:
         if entry.fstype == "cgroup2":
             return entry.mount_point
     return None
+
+
+class MountWatch:
+    """Tells when mounts of this process's namespace were attached, changed or detached."""
+
+    def __init__(self) -> None:
+        self._file = os.open("/proc/thread-self/mountinfo", os.O_RDONLY | os.O_CLOEXEC)
+        self._poll = select.poll()
+        self._poll.register(self._file, select.POLLPRI)
+
+    def changed(self) -> bool:
+        """Whether they have, since the last call."""
+        return bool(self._poll.poll(0))
+
+    def __enter__(self) -> MountWatch:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        os.close(self._file)
 
 
 class Cgroups:

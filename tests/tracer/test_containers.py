@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pytest
 
+from overlay.errors import UsageError
 from tracer import containers
-from tracer.containers import container_of
+from tracer.containers import cgroup_of, container_of
 
 ID = "0123456789abcdef" * 4
 OTHER = "f" * 64
@@ -55,3 +56,20 @@ def test_names(cgroup: str | None, name: str | None) -> None:
 def test_engines_whose_files_are_damaged(tmp_path: Path) -> None:
     Path(containers._PODMAN).write_text("[{")
     assert container_of(f"/libpod-{OTHER}") == "f" * 12
+
+
+def test_cgroups_of_containers(tmp_path: Path) -> None:
+    """By name, or by an id's beginning; not what is inside of it, nor what only looks like it."""
+    root = tmp_path / "cgroup"
+    web = root / "system.slice" / f"docker-{ID}.scope"
+    for directory in (web / "init.scope", root / "libpod" / f"libpod-{'c' * 64}", root / "web"):
+        directory.mkdir(parents=True)
+    assert cgroup_of("web", str(root)) == str(web)
+    assert cgroup_of(ID[:6], str(root)) == str(web)
+    assert cgroup_of("c" * 12, str(root)) == str(root / "libpod" / f"libpod-{'c' * 64}")
+    with pytest.raises(UsageError, match="no container is called base") as caught:
+        cgroup_of("base", str(root))
+    assert caught.value.hint == f"running: {'c' * 12}, web"
+    (root / f"crio-{ID[:9]}{'0' * 55}.scope").mkdir()
+    with pytest.raises(UsageError, match="more than one"):
+        cgroup_of(ID[:6], str(root))

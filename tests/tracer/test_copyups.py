@@ -212,11 +212,12 @@ def test_every_type(kind: str, layers: Layers) -> None:
 
 
 @contextmanager
-def places(kind: str, layers: Layers) -> Iterator[Layers]:
+def places(kind: str, layers: Layers, size: int = 64) -> Iterator[Layers]:
+    """The layers, or such on a file system of this ``kind`` of ``size`` MiB."""
     if kind == "tmpfs":
         yield layers
         return
-    with loop_filesystem(kind, 64) as base:
+    with loop_filesystem(kind, size) as base:
         yield make_layers(base)
 
 

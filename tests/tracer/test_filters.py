@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 import threading
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -16,8 +17,12 @@ from tests.conftest import Layers, make_layers
 from tests.rawoverlay import overlay
 from tests.running import in_child
 from tests.tracer.running import rows
+from tracer.backend import open_backend
+from tracer.kinds import KINDS
+from tracer.program import Filters
+from tracer.records import split
 from tracer.session import Session
-from tracer.unions import cgroup_root
+from tracer.unions import cgroup_root, union_devices
 
 pytestmark = pytest.mark.usefixtures("tracing")
 
@@ -113,18 +118,24 @@ def test_threads_count_with_their_process(layers: Layers) -> None:
     assert {row["pid"] for row in got} == {os.getpid()}
 
 
-def test_cgroup(layers: Layers) -> None:
+@pytest.mark.parametrize("container", [False, True])
+def test_cgroup(layers: Layers, container: bool) -> None:
+    """Named by its directory; or as a container, which engines give such a directory."""
     root = cgroup_root()
     if root is None or not os.access(root, os.W_OK):
         pytest.skip("needs: a writable cgroup2 file system")
     names = touch_files(layers, 7)
-    group = Path(root, f"fallthru-test-{os.getpid()}")
+    ident = f"{os.getpid():064x}"[::-1]
+    group = Path(root, f"docker-{ident}.scope" if container else f"fallthru-test-{os.getpid()}")
     below = group / "below"
     below.mkdir(parents=True)
     try:
         with (
             overlay(layers.mnt, [layers.bottom], layers.top, layers.work, {}) as mnt,
-            Session(cgroup=str(group)) as session,
+            Session(
+                cgroup=None if container else str(group),
+                container=ident[:12] if container else None,
+            ) as session,
         ):
 
             def inside() -> None:
@@ -141,6 +152,33 @@ def test_cgroup(layers: Layers) -> None:
         group.rmdir()
     assert sorted(row["path"] for row in got) == [f"/{name}" for name in names[:5]]
     assert {row["cgroup"] for row in got} == {f"/{group.name}/below"}
+    assert {row["container"] for row in got} == {ident[:12] if container else None}
+
+
+@pytest.mark.parametrize(
+    ("filters", "expected"),
+    [
+        (Filters(uids=(0,)), 7),
+        (Filters(uids=(1, 0)), 7),
+        (Filters(uids=(1,)), 0),
+        (Filters(min_ns=1), 7),
+        (Filters(min_ns=3600 * 10**9), 0),
+    ],
+    ids=str,
+)
+def test_what_the_kernel_leaves_out(layers: Layers, filters: Filters, expected: int) -> None:
+    """Other users' copyups, and short ones, are never sent."""
+    names = touch_files(layers, 7)
+    with overlay(layers.mnt, [layers.bottom], layers.top, layers.work, {}) as mnt:
+        probes = open_backend(None, replace(filters, devices=union_devices([str(mnt)])))
+        try:
+            for name in names:
+                os.chmod(mnt / name, 0o600)
+            probes.detach()
+            spans = split(probes.take()).spans
+        finally:
+            probes.close()
+    assert len(spans[spans["what"] == KINDS.index("copyup")]) == expected
 
 
 def test_unions_mounted_meanwhile(layers: Layers) -> None:

@@ -24,6 +24,7 @@ def spans(tmp_path_factory: pytest.TempPathFactory) -> Any:
     made["errno"] = [28 if number % 11 == 0 else 0 for number in range(997)]
     made["path"] = [None if number % 11 == 0 else path for number, path in enumerate(made["path"])]
     made["cgroup"] = [None if n % 5 else f"/a/b{n % 2}/c" for n in range(997)]
+    made["container"] = [None if n % 3 else f"web{n % 2}" for n in range(997)]
     synthetic.write(directory, made)
     return pq.read_table(directory).cast(SCHEMA)
 
@@ -54,6 +55,7 @@ CASES: list[tuple[Selection, Callable[[Row], bool]]] = [
         Selection(under=f"{synthetic.MOUNT}/lib/"),
         lambda row: row["path"] is not None and row["path"].startswith("/lib/"),
     ),
+    (Selection(containers=("web1",)), lambda row: row["container"] == "web1"),
     (Selection(cgroups=("/a/b1",)), lambda row: (row["cgroup"] or "").startswith("/a/b1/")),
     (
         Selection(comms=("sed", "chown"), uids=(1,), min_ns=1),

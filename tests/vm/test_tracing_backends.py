@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import json
 import os
+import subprocess
 from collections import Counter
 from typing import Any
 
@@ -16,7 +17,9 @@ from tests.vm.tracing_job import BACKENDS, EACH, PHASES, THREADS
 #: Compiling under emulation, of which one test of each backend has all.
 pytestmark = pytest.mark.timeout(900)
 
-KERNELS = ("debian-6.1", "debian-6.12")
+#: Tracepoints for ctime came with 6.13.
+WITHOUT_CTIME = ("debian-6.1", "debian-6.12")
+KERNELS = (*WITHOUT_CTIME, "debian-7")
 FUNCTIONS = ("fentry", "kprobe")
 APPEND = "O_WRONLY|O_APPEND|O_CLOEXEC"
 
@@ -48,12 +51,17 @@ KNOWN = [
 
 
 @functools.cache
+def ran(kernel: str, backend: str) -> subprocess.CompletedProcess[str]:
+    """One run for all tests that ask, whatever came of it."""
+    command = f"PYTHONPATH=. exec python -m tests.vm.tracing_job {backend}"
+    return in_guest(kernel, "sh", "-c", command, seconds=800)
+
+
 def told(kernel: str, backend: str) -> dict[str, Any]:
-    """What the backend made of the work: one run for all tests that ask."""
+    """What the backend made of the work."""
     if os.environ.get("FALLTHRU_VM") == "1":
         pytest.skip("needs: FALLTHRU_VM=all, because it takes minutes")
-    command = f"PYTHONPATH=. exec python -m tests.vm.tracing_job {backend}"
-    done = in_guest(kernel, "sh", "-c", command, seconds=800)
+    done = ran(kernel, backend)
     assert done.returncode == 0, done.stderr
     answer: dict[str, Any] = json.loads(done.stdout)
     return answer
@@ -70,7 +78,15 @@ def test_known_work(kernel: str, backend: str) -> None:
     assert seen["phases"] == sorted(PHASES)
 
 
-@pytest.mark.parametrize("kernel", KERNELS)
+def test_what_tracepoints_tell_since_6_13() -> None:
+    """All that functions tell of this work."""
+    seen = told("debian-7", "tracepoint")
+    assert seen["known"] == KNOWN
+    assert seen["lost"] == [0, 0]
+    assert seen["phases"] == sorted(PHASES)
+
+
+@pytest.mark.parametrize("kernel", WITHOUT_CTIME)
 def test_what_tracepoints_tell_before_6_13(kernel: str) -> None:
     """The same regular files with the same bytes; no directories, special files, phases."""
     seen = told(kernel, "tracepoint")

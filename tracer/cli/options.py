@@ -56,6 +56,11 @@ _RECORDING = [
         help="Only this process and its descendants; may be repeated.",
     ),
     click.option("--cgroup", metavar="C", help="Only this cgroup2 directory and those below it."),
+    click.option(
+        "--container",
+        metavar="NAME",
+        help="Only this running container: its name, or the beginning of its id.",
+    ),
     *_COMMON,
     click.option(
         "--backend",
@@ -93,6 +98,9 @@ _SELECTION = [
         multiple=True,
         metavar="C",
         help="Only this cgroup and those below it.",
+    ),
+    click.option(
+        "--container", "containers", multiple=True, metavar="NAME", help="Only this container."
     ),
     *_COMMON,
     click.option("--failed", is_flag=True, help="Only system calls that failed."),
@@ -134,12 +142,13 @@ def make_session(
     from tracer.selection import Selection
     from tracer.session import Session
 
-    pids = values["pids"] or (() if values["cgroup"] else watched)
+    pids = values["pids"] or (() if values["cgroup"] or values["container"] else watched)
     kept = Selection(uids=values["uids"], under=values["under"], min_ns=values["min_ns"] or 0)
     return Session(
         values["mounts"],
         pids,
         values["cgroup"],
+        container=values["container"],
         selection=kept,
         command=command,
         backend=values["backend"],

@@ -91,7 +91,9 @@ def _title(filters: dict[str, Any]) -> str:
     wanted = [printable(mount) for mount in filters["mounts"]] or ["all unions"]
     wanted += [f"pid {pid}" for pid in filters["pids"]]
     wanted += [f"uid {uid}" for uid in filters["uids"]]
-    wanted += [printable(filters[name]) for name in ("cgroup", "under") if filters[name]]
+    wanted += [
+        printable(filters[name]) for name in ("cgroup", "container", "under") if filters[name]
+    ]
     return ", ".join(wanted)
 
 

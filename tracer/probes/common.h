@@ -41,6 +41,7 @@
 #define NR_OPEN 2
 #define NR_OPENAT 257
 #define NR_RENAMEAT2 316
+#define SYSCALL_RESULT(REGS) READ_REG(REGS, ax)
 #define SYSCALL_ARG1(REGS) READ_REG(REGS, si)
 #define SYSCALL_ARG2(REGS) READ_REG(REGS, dx)
 #define SYSCALL_ARG4(REGS) READ_REG(REGS, r8)
@@ -56,12 +57,14 @@
 #define NR_OPEN 0xffff /* only by openat() */
 #define NR_OPENAT 56
 #define NR_RENAMEAT2 276
+#define SYSCALL_RESULT(REGS) READ_REG(REGS, regs[0])
 #define SYSCALL_ARG1(REGS) READ_REG(REGS, regs[1])
 #define SYSCALL_ARG2(REGS) READ_REG(REGS, regs[2])
 #define SYSCALL_ARG4(REGS) READ_REG(REGS, regs[4])
 #endif
 #define NR_FSOPEN 430
 #define NR_FSCONFIG 431
+#define NR_FSMOUNT 432
 #define NR_MOVE_MOUNT 429
 #define NR_OPENAT2 437
 #define FSCONFIG_CMD_RECONFIGURE 7

@@ -52,6 +52,14 @@ static __always_inline void measure(struct span *s, u64 task)
     s->rec.dirtied = dirtied_now(task) - s->dirtied_base;
 }
 
+/* Whether the copyup of `s` may still go on: what it was making is still in the making. */
+static __always_inline int goes_on(struct span *s)
+{
+    u64 cred = s->cred;
+    struct mount *m = mounts.lookup(&cred);
+    return m && in_the_making(s->inode, READ(inode, s->inode, i_mode), m, 1);
+}
+
 /* Complete, if the inode has a name in directory `dir` (0: wherever) below the top's root. */
 static __always_inline int finish(struct span *s, struct mount *m, u64 dir, u64 now, u64 task)
 {
@@ -101,8 +109,6 @@ static __always_inline int start(void *ctx, u64 task, u64 cred, struct mount *m,
         flags |= F_DATA_ONLY;
     }
     u32 tid = thread();
-    if (filtered_out())
-        return 0;
     /* Unwinding the stack is half the cost of a small copyup's span, and one kind of
      * beginning needs no look at it: d_tmpfile(), called with the mounter's credentials.
      * (O_TMPFILE through the union has others, made for it.)  What else has no link and
@@ -118,7 +124,7 @@ static __always_inline int start(void *ctx, u64 task, u64 cred, struct mount *m,
     struct span *before = spans.lookup(&tid);
     if (before && !(before->rec.flags & F_DONE)) {
         /* Without the ctime tracepoints nothing told that it was complete. */
-        if (!finish(before, m, 0, now, task) && !is_worker(before->rec.nr))
+        if (!finish(before, m, 0, now, task) && !is_worker(before->rec.nr) && goes_on(before))
             return 0; /* one thing at a time */
     }
     int k = 0;
@@ -151,22 +157,55 @@ static __always_inline int start(void *ctx, u64 task, u64 cred, struct mount *m,
     return 0;
 }
 
+/* The inode goes.  If it was to become a file in the top, its copyup has failed: overlayfs
+ * closes the O_TMPFILE when it gives up, and what is closed by a system call is let go of
+ * on the way back to user space, when the call's result is known. */
+static __always_inline int dropped(u64 inode)
+{
+    u32 tid = thread();
+    struct span *s = spans.lookup(&tid);
+    if (!s || s->inode != inode || s->rec.flags & F_DONE)
+        return 0;
+    if (is_worker(s->rec.nr)) {
+        count(ST_UNMATCHED);
+    } else {
+        s32 ret = SYSCALL_RESULT(bpf_task_pt_regs(bpf_get_current_task_btf()));
+        if (ret < 0) {
+            s->rec.ret = ret;
+            s->rec.end = bpf_ktime_get_ns();
+            s->rec.flags |= F_MISSED; /* what had been copied is gone, too */
+            send(s);
+        } else if (!(s->rec.flags & F_UNSEEN)) {
+            count(ST_UNMATCHED);
+        }
+    }
+    spans.delete(&tid);
+    return 0;
+}
+
 /* Something in a file system changed.  Most of what comes here is not ours, and most of
  * the rest is more about an inode that is known to be copied up: both leave early. */
 static __always_inline int changed(void *ctx, u64 inode, int dirty)
 {
     u64 cred = overriding_cred();
-    if (!cred)
-        return 0;
+    if (!cred) /* the truncation of what tmpfs lets go of is a change, too */
+        return READ(inode, inode, i_nlink) ? 0 : dropped(inode);
     u32 tid = thread();
     struct span *s = spans.lookup(&tid);
     int open = s && s->cred == cred && !(s->rec.flags & F_DONE);
     if (s && inode == s->inode && s->cred == cred && !(open && s->rec.flags & F_DATA_ONLY)) {
-        /* Once it is complete, the system call does to it what it was made for. */
-        if (open)
+        /* Once it is complete, the system call does to it what it was made for; unless it is a
+         * directory that is marked as the parent of what goes up next. */
+        if (open) {
             progress(s, bpf_ktime_get_ns(), dirty);
+        } else if (IS_DIR(s->rec.mode) && !copying_up(ctx)) {
+            send(s);
+            spans.delete(&tid);
+        }
         return 0;
     }
+    if (!open && filtered_out())
+        return 0;
     struct mount *m = mounts.lookup(&cred);
     if (!m || READ(inode, inode, i_sb) != m->top_sb)
         return 0;
@@ -193,7 +232,10 @@ static __always_inline int changed(void *ctx, u64 inode, int dirty)
             if (!s->rec.link_start)
                 s->rec.link_start = s->last_inode;
             end_sync(s, now);
-            if (finish(s, m, inode, now, task) && is_worker(s->rec.nr)) {
+            /* Who a directory went up for is known when the next copyup begins; of a stub
+             * the same call may need the data, too. */
+            if (finish(s, m, inode, now, task) &&
+                (is_worker(s->rec.nr) || !(IS_DIR(s->rec.mode) || m->metacopy))) {
                 send(s);
                 spans.delete(&tid);
             }

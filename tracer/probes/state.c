@@ -34,8 +34,8 @@
         asm("%0 = %1 ll" : "=r"(constant_) : "i"(0x7fa1170000000000ULL | (N)));                  \
         constant_;                                                                               \
     })
-enum { C_OWN_PID, C_FILTERS, C_STACKS, C_ROWS, C_RANGES }; /* C_RANGES: and those that follow */
-enum { FILTER_MOUNTS = 1, FILTER_TREE = 2, FILTER_CGROUP = 4 };
+enum { C_OWN_PID, C_FILTERS, C_STACKS, C_ROWS, C_MIN_NS, C_RANGES }; /* C_RANGES: and those that follow */
+enum { FILTER_MOUNTS = 1, FILTER_TREE = 2, FILTER_CGROUP = 4, FILTER_USERS = 8 };
 
 struct mount {
     u64 sb, ofs, cred, top_sb, root, workdir, work_inode;
@@ -68,6 +68,7 @@ BPF_HASH(known, u64, struct mount, 16384);    /* by superblock; whatever is ther
 BPF_HASH(wanted, u32, u8, 4096);              /* devices of the unions asked for */
 BPF_HASH(spans, u32, struct span, 8192);      /* by thread */
 BPF_HASH(tree, u32, u8, 65536);               /* processes asked for and their children */
+BPF_HASH(users, u32, u8, 1024);               /* users asked for */
 BPF_TABLE("lru_hash", u32, u64, hints, 8192); /* by thread: last capability check */
 BPF_PERCPU_ARRAY(zero, struct span, 1);
 BPF_PERCPU_ARRAY(buffers, struct scratch, 1);

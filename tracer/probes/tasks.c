@@ -15,8 +15,12 @@ HOOK(sched_process_exit)
     u64 task = ctx->args[0];
     u32 tgid = READ(task_struct, task, tgid);
     u32 tid = READ(task_struct, task, pid);
-    if (spans.lookup(&tid)) {
-        count(ST_UNMATCHED);
+    struct span *s = spans.lookup(&tid);
+    if (s) {
+        if (s->rec.flags & F_DONE)
+            send(s);
+        else
+            count(ST_UNMATCHED);
         spans.delete(&tid);
     }
     /* The last thread of its process: the number may now be given to another. */

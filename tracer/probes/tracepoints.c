@@ -5,7 +5,9 @@
  * Hooks: writeback_mark_inode_dirty; from 6.13 inode_set_ctime_to_ts, ctime_ns_xchg and
  * ctime_xchg_skip (multigrain timestamps), which tell of every change of an inode, on
  * tmpfs too; cap_capable (6.14) for the moment creation begins; the fsync and reflink
- * tracepoints of ext4, f2fs, xfs and btrfs; sys_exit; sched_process_fork and _exit.
+ * tracepoints of ext4, f2fs, xfs and btrfs, and those for inodes that go;
+ * percpu_alloc_percpu; sched_process_fork and _exit; sys_exit where it must be
+ * (Probes.prepare_for()).
  *
  * How a copyup is told from everything else that goes on in the top's file system:
  *  1. overlayfs works on its layers with the credentials of whoever mounted it: the task's
@@ -68,6 +70,23 @@ HOOK(clone)
     struct span *s = spans.lookup(&tid);
     if (s && !(s->rec.flags & F_DONE))
         s->rec.flags |= F_CLONED;
+    return 0;
+}
+
+/* evict_inode() of the file system: ext4_evict_inode(inode) and the like. */
+HOOK(evicted) { return dropped(ctx->args[0]); }
+
+#ifdef HAVE_XFS
+/* xfs_destroy_inode(ip): the inode is a part of its own. */
+HOOK(xfs_evicted) { return dropped(ctx->args[0] + __builtin_offsetof(struct k_xfs_inode, i_vnode)); }
+#endif
+
+/* A mount is made: vfs_create_mount() gives each its counters, when its superblock is whole. */
+HOOK(percpu_alloc)
+{
+    u32 nr = SYSCALL_NR(bpf_task_pt_regs(bpf_get_current_task_btf()));
+    if (nr == NR_MOUNT || nr == NR_FSMOUNT)
+        walk(0);
     return 0;
 }
 

@@ -2,9 +2,26 @@
 
 static __always_inline void send(struct span *s)
 {
+    if (s->rec.end - s->rec.start < CONSTANT(C_MIN_NS))
+        return;
     if (ring.ringbuf_output(&s->rec, sizeof(s->rec), BPF_RB_NO_WAKEUP) &&
         spare.ringbuf_output(&s->rec, sizeof(s->rec), BPF_RB_NO_WAKEUP))
         count(ST_LOST);
+}
+
+/* Read like overriding_cred() does: this is asked often. */
+static __always_inline u32 real_uid(void)
+{
+    u64 real;
+    u32 uid;
+    asm volatile("%0 = *(u64 *)(%1 + %2)"
+                 : "=r"(real)
+                 : "r"(bpf_get_current_task_btf()),
+                   "i"(__builtin_offsetof(struct k_task_struct, real_cred)));
+    asm volatile("%0 = *(u32 *)(%1 + %2)"
+                 : "=r"(uid)
+                 : "r"(real), "i"(__builtin_offsetof(struct k_cred, uid)));
+    return uid;
 }
 
 static __always_inline int filtered_out(void)
@@ -13,6 +30,11 @@ static __always_inline int filtered_out(void)
     u32 pid = bpf_get_current_pid_tgid() >> 32;
     if (filters & FILTER_TREE && !tree.lookup(&pid))
         return 1;
+    if (filters & FILTER_USERS) {
+        u32 uid = real_uid();
+        if (!users.lookup(&uid))
+            return 1;
+    }
     return filters & FILTER_CGROUP && cgroups.check_current_task(0) <= 0;
 }
 
@@ -69,7 +91,7 @@ static __always_inline void describe(struct span_record *rec, struct mount *m, u
     rec->mount = m->number;
     rec->tid = (u32)ids;
     rec->pid = ids >> 32;
-    rec->uid = READ(cred, READ(task_struct, task, real_cred), uid);
+    rec->uid = real_uid();
     note_call(rec, task);
     rec->ret = 0;
     rec->mode = 0;
