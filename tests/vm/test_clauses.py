@@ -90,6 +90,7 @@ def test_a_cd_is_judged_where_the_kernel_reads_them() -> None:
 
 
 def test_a_union_as_the_root_of_the_machine_is_judged_under_user_mode_linux() -> None:
+    need("uml")
     done = fallthru(
         *("spec", "run", "--kernel", "uml", "--json", "--clause", "boot.root"),
         *("--target", "overlayfs", "--target", "engine"),
