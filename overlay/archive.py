@@ -25,8 +25,8 @@ from overlay.layersource import aufs_items, top_items
 from overlay.marks import MarkFamily, temporary_name
 from overlay.newtree import new_tree
 from overlay.staging import open_bottom
+from overlay.tarparts import write_top
 from overlay.tarread import tar_items
-from overlay.tarwrite import write_tar
 from overlay.text import printable
 from overlay.view import View
 
@@ -98,16 +98,15 @@ def export_tar(
     exists already, and for what a tar cannot say.
     """
     with (
-        _items(top, bottoms, data_bottoms, family) as items,
+        _view(top, bottoms, data_bottoms, family) as view,
         _new_file(destination) as file,
     ):
         whole = Digesting(file)
         with compressing(whole, compression) as packed:  # type: ignore[arg-type]
-            inner = Digesting(packed)
+            inner = whole if compression is Compression.NONE else Digesting(packed)
             # Small headers one by one would be a call each.
             with _Gathered(inner) as gathered:
-                tell = progress or (lambda _: None)
-                entries, sockets = write_tar(items, gathered.write, tell)
+                entries, sockets = write_top(view, gathered.write, progress)
         return Exported(destination, whole.digest, inner.digest, whole.size, entries, sockets)
 
 
@@ -122,19 +121,19 @@ def export_directory(
     progress: Progress = None,
 ) -> Imported:
     """Write a top as a new directory that needs no redirects and stubs."""
-    with _items(top, bottoms, data_bottoms, family) as items:
-        return _directory(_told(items, progress), destination, style, None)
+    with _view(top, bottoms, data_bottoms, family) as view:
+        return _directory(_told(top_items(view), progress), destination, style, None)
 
 
 @contextmanager
-def _items(
+def _view(
     top: str, bottoms: Sequence[str], data_bottoms: Sequence[str], family: str
-) -> Iterator[Iterator[Item]]:
+) -> Iterator[View]:
     with ExitStack() as stack:
         upper = stack.enter_context(Layer.open(top, private=True))
         lower = [stack.enter_context(open_bottom(path)) for path in bottoms]
         data = [stack.enter_context(open_bottom(path)) for path in data_bottoms]
-        yield top_items(View([upper, *lower], MarkFamily(family), data))
+        yield View([upper, *lower], MarkFamily(family), data)
 
 
 class _Gathered:
@@ -175,9 +174,10 @@ def _new_file(path: str) -> Iterator[BinaryIO]:
     made = temporary_name()
     try:
         flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
-        with open(os.open(made, flags, 0o666, dir_fd=fd), "w+b", buffering=0) as file:
+        with open(os.open(made, flags, 0o666, dir_fd=fd), "w+b") as file:
             try:
                 yield file
+                file.flush()
                 os.fsync(file.fileno())
                 syscalls.renameat2(fd, made, fd, os.fsencode(name), syscalls.RENAME_NOREPLACE)
             except BaseException as error:

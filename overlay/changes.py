@@ -86,7 +86,7 @@ class _Parts:
 
     def own_process(self) -> None:
         if self._diff.quick is not None:
-            self._diff.quick.in_place = True
+            self._diff.quick.entries.in_place = True
 
     def walk(self, what: Pair, budget: int) -> list[Result | Task]:
         parts: list[Result | Task] = []

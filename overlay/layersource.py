@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
+from typing import NamedTuple
 
 from overlay.duplicate import Duplicator
 from overlay.errors import Refused
 from overlay.layer import Layer
-from overlay.layeritem import OPAQUE_NAME, WHITEOUT_PREFIX, Item, of_stat, opened_by
+from overlay.layeritem import OPAQUE_NAME, WHITEOUT_PREFIX, Content, Item, of_stat, opened_by
 from overlay.marks import unescape_attribute
 from overlay.text import printable
-from overlay.view import Node, View
+from overlay.view import Node, Place, View
 
-__all__ = ["aufs_items", "top_items"]
+__all__ = ["Child", "TopSource", "aufs_items", "top_items"]
 
 
 def top_items(view: View) -> Iterator[Item]:
@@ -24,60 +25,79 @@ def top_items(view: View) -> Iterator[Item]:
     with all that is in it.  Sorted, directories before what is in them; the root is left
     out.  Refused where a bottom that is needed is not there.
     """
-    return _TopSource(view).run()
+    return TopSource(view).run()
 
 
-class _TopSource:
+class Child(NamedTuple):
+    """An item of a directory, and the node behind it; a whiteout has none.
+
+    ``whole`` says of a directory that everything shown in it is to be told.
+    """
+
+    item: Item
+    node: Node | None
+    whole: bool = False
+
+
+class TopSource:
+    """Tells what the uppermost layer of a view says, a directory at a time."""
+
     def __init__(self, view: View) -> None:
         self._view = view
         self._duplicator = Duplicator(view)
-        self._linked: dict[tuple[int, int], bytes] = {}
 
     def run(self) -> Iterator[Item]:
-        # What a directory holds comes right after it.
-        pending: list[tuple[Item, Node | None, bool]] = []
-        pending += reversed(self._directory(b"", self._view.root(), whole=False, opaque=False))
+        """All items, each after the directory it is in."""
+        linked: dict[tuple[int, int], bytes] = {}
+        pending = self.directory(b"", self._view.root())[::-1]
         while pending:
             item, node, whole = pending.pop()
+            if node is not None and not node.is_dir and node.st.st_nlink > 1:
+                first = linked.setdefault((node.st.st_dev, node.st.st_ino), item.path)
+                item.link = None if first == item.path else first
             yield item
-            if node is not None:
-                inner = self._directory(item.path, node, whole=whole, opaque=item.opaque)
+            if node is not None and node.is_dir:
+                inner = self.directory(item.path, node, whole=whole, opaque=item.opaque)
                 pending += reversed(inner)
 
-    def _directory(
-        self, path: bytes, node: Node, *, whole: bool, opaque: bool
-    ) -> list[tuple[Item, Node | None, bool]]:
-        """The items of a directory; ``whole`` says that everything shown in it is told."""
-        found: list[tuple[Item, Node | None, bool]] = []
+    def directory(
+        self,
+        path: bytes,
+        node: Node,
+        *,
+        whole: bool = False,
+        opaque: bool = False,
+        names: Collection[bytes] | None = None,
+    ) -> list[Child]:
+        """What is in a directory, or those of it with these ``names``; sorted.
+
+        ``whole`` says that everything shown in it is told, ``opaque`` that it hides what it
+        does not have.
+        """
+        found: list[Child] = []
         before = path + b"/" if path else b""
         with self._view.open(node) as directory:
-            names = directory.names() if whole else directory.names_in(node.places[0])
+            if names is None:
+                names = directory.names() if whole else directory.names_in(node.places[0])
             for name in sorted(names):
                 child = directory.lookup(name)
                 if child is None:
                     if not whole and not opaque:
-                        found.append((Item(before + name, whiteout=True), None, False))
+                        found.append(Child(Item(before + name, whiteout=True), None))
                     continue
                 item = self._item(before + name, child)
                 if not child.is_dir:
-                    found.append((item, None, False))
+                    found.append(Child(item, child))
                     continue
                 moved = child.marks.redirect is not None and not child.marks.opaque
                 if moved and len(child.places) < 2 and self._view.merged < 2:
                     raise _needs_bottoms(item.path)
-                inner_whole = whole or moved
                 item.opaque = not whole and (child.marks.opaque or moved)
-                found.append((item, child, inner_whole))
+                found.append(Child(item, child, whole or moved))
         return found
 
     def _item(self, path: bytes, node: Node) -> Item:
         item = of_stat(path, node.st)
-        if not node.is_dir and node.st.st_nlink > 1:
-            key = (node.st.st_dev, node.st.st_ino)
-            item.link = self._linked.setdefault(key, path)
-            if item.link != path:
-                return item
-            item.link = None
         family = self._view.family
         item.xattrs = {
             unescape_attribute(attribute, family): value
@@ -88,9 +108,12 @@ class _TopSource:
         elif stat.S_ISREG(node.st.st_mode):
             if node.data is None:
                 raise _needs_bottoms(path)
-            place = node.data
-            item.content = opened_by(lambda: self._view.open_data(place))
+            item.content = self.content(node.data)
         return item
+
+    def content(self, place: Place) -> Content:
+        """The content of a regular file that lies at ``place``."""
+        return opened_by(lambda: self._view.open_data(place))
 
 
 def _needs_bottoms(path: bytes) -> Refused:

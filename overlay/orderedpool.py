@@ -57,11 +57,8 @@ class Walker(Protocol):
 
 def ordered(walker: Walker, root: Any, workers: int) -> Iterator[Any]:
     """The values of all results below ``root``, in order, found by up to ``workers`` processes."""
-    pending = list(reversed(walker.walk(root, _ALONE if workers > 1 else 1 << 62)))
-    if not any(isinstance(each, Task) for each in pending):
-        yield from (each.value for each in reversed(pending) if isinstance(each, Result))
-        return
-    pool = _Pool(walker, workers)
+    pending = list(reversed(walker.walk(root, _ALONE)))
+    pool: _Pool | None = None
     try:
         while pending:
             item = pending[-1]
@@ -72,10 +69,12 @@ def ordered(walker: Walker, root: Any, workers: int) -> Iterator[Any]:
                 pending.pop()
                 pending.extend(reversed(item.found))
             else:
+                pool = pool or _Pool(walker, workers)
                 pool.give(pending)
                 pool.collect()
     finally:
-        pool.end()
+        if pool is not None:
+            pool.end()
 
 
 class _Pool:

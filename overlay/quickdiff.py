@@ -1,9 +1,7 @@
 """The plain part of a directory's differences, with as few calls as the answer needs.
 
-Nearly everything on a top is a file that was copied up, a new one, a whiteout, or a
-directory that is merged, and has no marks but the kernel's own notes.  For these a listing,
-an lstat on each side and one listxattr say all.  Whatever has a mark is left to the general
-lookup in :mod:`overlay.view`, which asks several times as much.
+For what is plain on the top (:mod:`overlay.plainentries`) an lstat and one listxattr on the
+bottom say the rest.  Where anything has a mark the general lookup in :mod:`overlay.view` is asked.
 """
 
 from __future__ import annotations
@@ -12,16 +10,14 @@ import os
 import stat
 from typing import Final, NamedTuple
 
-from overlay import syscalls
 from overlay.comparing import Comparer, length
 from overlay.difference import Difference, Pair, changed, deleted, new
 from overlay.layer import VANISHED
-from overlay.marks import Marks
+from overlay.plainentries import PLAIN, PlainEntries, PlainEntry
 from overlay.view import Node, Place, View
 
 __all__ = ["Found", "Quick"]
 
-_PLAIN: Final = Marks(bare=True)
 _KIND: Final = 0o170000
 _LINK: Final = stat.S_IFLNK
 _DIRECTORY: Final = stat.S_IFDIR
@@ -36,35 +32,13 @@ class Found(NamedTuple):
     left: set[bytes]
 
 
-class _Mine(NamedTuple):
-    """An entry of the top whose marks, if any, change nothing."""
-
-    name: bytes
-    st: os.stat_result
-    marks: Marks
-
-
 class Quick:
-    """Looks at directories of a top over one bottom.
-
-    ``in_place``: the working directory may be changed, which makes every name one
-    component to look up.
-    """
+    """Looks at directories of a top over one bottom."""
 
     def __init__(self, view: View, comparer: Comparer) -> None:
         self._view = view
         self._comparer = comparer
-        family = view.family
-        origin, impure = family.attribute("origin"), family.attribute("impure")
-        # A directory's own notes, like that of a copyup, change nothing that is shown.
-        self._marks: dict[tuple[str, ...], Marks] = {
-            (): _PLAIN,
-            (origin,): Marks(others=frozenset({"origin"}), bare=True),
-        }
-        for pair in ((origin, impure), (impure, origin)):
-            self._marks[pair] = Marks(others=frozenset({"origin", "impure"}), bare=True)
-        self._marks[impure,] = Marks(others=frozenset({"impure"}), bare=True)
-        self.in_place = False
+        self.entries = PlainEntries(view.family)
 
     @staticmethod
     def suits(pair: Pair) -> bool:
@@ -83,7 +57,8 @@ class Quick:
         try:
             here = self._view.layers[0].open_dir(pair.path)
             try:
-                mine = self._mine(here, left)
+                base = self.entries.enter(here)
+                mine = self.entries.read(base, os.listdir(base or b"."), left)
             finally:
                 os.close(here)
             if pair.was is None:
@@ -98,45 +73,13 @@ class Quick:
                 return Found([], set())
             raise
 
-    def _base(self, fd: int) -> bytes:
-        """What to put before a name in the directory to reach it."""
-        if self.in_place:
-            os.fchdir(fd)
-            return b""
-        return syscalls.fd_path(fd) + b"/"
-
-    def _mine(self, here: int, left: set[bytes]) -> list[_Mine]:
-        """What is plain of the top's own; ``left`` gets the names of the rest."""
-        base = self._base(here)
-        known, lstat, listxattr = self._marks, os.lstat, os.listxattr
-        mine = []
-        for name in os.listdir(base or b"."):
-            try:
-                st = lstat(base + name)
-                kind = st.st_mode & _KIND
-                marks: Marks | None = _PLAIN
-                if kind in (_FILE, _DIRECTORY) and (
-                    attributes := listxattr(base + name, follow_symlinks=False)
-                ):
-                    marks = known.get(tuple(attributes))
-            except OSError as error:
-                # The general lookup tells what is wrong with it, or that it is gone.
-                if error.errno not in VANISHED:
-                    left.add(name)
-                continue
-            if marks is None:
-                left.add(name)
-            else:
-                mine.append(_Mine(name, st, marks))
-        return mine
-
     def _both(
-        self, mine: list[_Mine], left: set[bytes], there: int, pair: Pair
+        self, mine: list[PlainEntry], left: set[bytes], there: int, pair: Pair
     ) -> list[Pair | Difference]:
         """What became of what is, or was, at the same place ``there`` on the bottom."""
         opaque = pair.now.marks.opaque
         before = pair.path + b"/" if pair.path else b""
-        base = self._base(there)
+        base = self.entries.enter(there)
         lstat, listxattr, untouched = os.lstat, os.listxattr, self._comparer.untouched
         items: list[Pair | Difference] = []
         for each in mine:
@@ -161,7 +104,7 @@ class Quick:
             if kind == _FILE and untouched(st, marks, old):
                 continue
             place = Place(1, before + name)
-            was = Node(old, _PLAIN, (place,), place if old_kind == _FILE else None)
+            was = Node(old, PLAIN, (place,), place if old_kind == _FILE else None)
             if hidden:
                 items.append(deleted(before + name, was, (1, length(was))))
             else:
@@ -171,7 +114,7 @@ class Quick:
             left.update(name for name in os.listdir(base or b".") if name not in seen)
         return items
 
-    def _same_type(self, path: bytes, mine: _Mine, was: Node) -> list[Pair | Difference]:
+    def _same_type(self, path: bytes, mine: PlainEntry, was: Node) -> list[Pair | Difference]:
         _, st, marks = mine
         place = Place(0, path)
         items: list[Pair | Difference] = []
@@ -195,16 +138,16 @@ def _is_plain(kind: int, old_kind: int, *, hidden: bool, opaque: bool) -> bool:
     return old_kind == kind != _DEVICE
 
 
-def _only_new(mine: list[_Mine], path: bytes) -> list[Pair | Difference]:
+def _only_new(mine: list[PlainEntry], path: bytes) -> list[Pair | Difference]:
     before = path + b"/" if path else b""
     items: list[Pair | Difference] = []
     for each in mine:
-        if each.st.st_rdev or each.st.st_mode & _KIND != _DEVICE:
+        if not each.is_whiteout:
             items += _new(before + each.name, each)
     return items
 
 
-def _new(path: bytes, mine: _Mine) -> list[Pair | Difference]:
+def _new(path: bytes, mine: PlainEntry) -> list[Pair | Difference]:
     _, st, marks = mine
     kind = st.st_mode & _KIND
     place = Place(0, path)

@@ -22,9 +22,13 @@ from overlay.archive import (
 )
 from overlay.compressed import Compression
 from overlay.errors import FallthruError, Refused
+from overlay.layer import Layer
 from overlay.layersink import AufsNames, OverlayMarks
+from overlay.layersource import top_items
 from overlay.marks import MarkFamily, Whiteout
 from overlay.ociimage import import_image
+from overlay.tarwrite import END, headers, opaque_mark, whiteout, write_content
+from overlay.view import View
 from tests.conftest import Layers
 from tests.overlay.committing import groups, shown, whole
 from tests.overlay.test_changes import OPTIONS, Step, histories, stacked
@@ -109,6 +113,39 @@ def test_the_same_top_gives_the_same_archive(changed: Layers, compression: Compr
     assert made[0].digest == made[1].digest
     if compression is Compression.NONE:
         assert made[0].digest == made[0].diff_id
+
+
+def test_several_processes_write_what_one_would(changed: Layers) -> None:
+    """Many directories, a large one, links between parts: against the items one by one."""
+    top = changed.top
+    for number in range(37):
+        (top / f"m{number}" / "below").mkdir(parents=True)
+        for name in range(61):
+            (top / f"m{number}" / "below" / f"f{name}").write_bytes(b"x" * (name * 37))
+        os.link(top / "m0" / "below" / "f7", top / f"m{number}" / "linked")
+    (top / "m20" / "large").write_bytes(os.urandom(300_001))
+    (top / "z").mkdir()
+    for name in range(9_001):
+        os.mknod(top / "z" / f"n{name}")
+    os.mknod(top / "z" / "n4999-gone", stat.S_IFCHR)
+    os.setxattr(top / "z" / "n5000", "user.kept", b"value")
+    path = changed.base / "layer.tar"
+    done = export_tar(str(top), str(path), bottoms=[str(changed.bottom)])
+    expected: list[bytes] = []
+    with Layer.open(str(top)) as upper, Layer.open(str(changed.bottom)) as lower:
+        for item in top_items(View([upper, lower], MarkFamily.TRUSTED)):
+            if item.whiteout:
+                expected.append(whiteout(item.path))
+                continue
+            expected.append(headers(item))
+            if item.link is None and item.size:
+                write_content(item, expected.append)
+            if item.opaque:
+                expected.append(opaque_mark(item.path))
+    assert path.read_bytes() == b"".join(expected) + END
+    with tarfile.open(path) as archive:
+        assert len(archive.getmembers()) == done.entries > 37 * 64 + 9_001
+        assert archive.getmember("m36/linked").linkname == "m0/below/f7"
 
 
 def test_tar_reads_what_is_written(changed: Layers) -> None:
