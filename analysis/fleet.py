@@ -17,6 +17,7 @@ import pandas as pd
 from analysis.compare import Overlap, compare_tables
 from analysis.regress import Regression, past_of, ratios_of
 from analysis.runs import Found, found_in
+from analysis.sketch import VALUE_ERROR
 from analysis.survey import Question, Survey, merged, survey_part
 from analysis.tally import medians, table
 from overlay import __version__
@@ -30,6 +31,9 @@ Frame = pd.DataFrame
 
 #: So many surveys are put together at a time.
 _FAN_IN = 16
+#: How far at most the ends of a ratio's interval are off: two medians, and the distances of four
+#: ends from them, joined as the sides of right angles.
+_RATIO_ERROR = (2 + 2 * 2**0.5) * VALUE_ERROR
 
 
 def survey(
@@ -75,9 +79,11 @@ def compare(before: Survey, after: Survey, by: str | Sequence[str] | None = None
 
 
 def ratios(before: Survey, after: Survey, by: str | Sequence[str] | None = None) -> Frame:
-    """Typical times of two surveys, as :func:`analysis.regress.ratios` has them."""
+    """Typical times of two surveys, as :func:`analysis.regress.ratios` has them; the intervals
+    are wider by what percentiles may be off."""
     first, second = (one.tally(by) for one in (before, after))
-    return ratios_of(*(_plain(medians(one.durations, one.index)) for one in (first, second)))
+    tables = (_plain(medians(one.durations, one.index)) for one in (first, second))
+    return ratios_of(*tables, error=_RATIO_ERROR)
 
 
 def past(before: Survey, after: Survey, limit: float, by: str = "op") -> list[Regression]:

@@ -58,8 +58,9 @@ def ratios(
     return ratios_of(*(_medians(frame, by, depth) for frame in (before, after)))
 
 
-def ratios_of(before: Frame, after: Frame) -> Frame:
-    """The same of two runs' :func:`analysis.tally.medians`."""
+def ratios_of(before: Frame, after: Frame, *, error: float = 0.0) -> Frame:
+    """The same of two runs' :func:`analysis.tally.medians`; intervals are wider by ``error`` (a
+    share) on either side, where these are not exact."""
     joined = before.add_suffix("_before").join(after.add_suffix("_after"), how="outer")
     found = pd.DataFrame(index=joined.index)
     for side in ("before", "after"):
@@ -67,9 +68,11 @@ def ratios_of(before: Frame, after: Frame) -> Frame:
     for side in ("before", "after"):
         found[f"p50_{side}"] = joined[f"p50_{side}"]
     ratio = joined["log_after"] - joined["log_before"]
+    lower = np.hypot(joined["low_after"], joined["high_before"]) + error
+    upper = np.hypot(joined["high_after"], joined["low_before"]) + error
     found["ratio"] = np.exp(ratio)
-    found["ratio_low"] = np.exp(ratio - np.hypot(joined["low_after"], joined["high_before"]))
-    found["ratio_high"] = np.exp(ratio + np.hypot(joined["high_after"], joined["low_before"]))
+    found["ratio_low"] = np.exp(ratio - lower)
+    found["ratio_high"] = np.exp(ratio + upper)
     found["verdict"] = np.select(
         [
             found["spans_before"] == 0,

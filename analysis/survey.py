@@ -93,7 +93,7 @@ class Survey:
     """The spans of any number of runs, summarised.
 
     Counts, sums, bytes and the longest times are exact.  Percentiles and the ends of their
-    intervals are within :data:`analysis.sketch.VALUE_ERROR` (0.4 %) of the exact ones, the number
+    intervals are within :data:`analysis.sketch.VALUE_ERROR` (0.1 %) of the exact ones, the number
     of different files is exact up to :data:`analysis.sketch.KEPT` and then within a standard
     error of :data:`analysis.sketch.DISTINCT_ERROR` (0.4 %).
     """

@@ -11,6 +11,7 @@ import os
 import signal
 from collections import Counter
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -63,6 +64,18 @@ def children() -> frozenset[int]:
     """Live or unreaped children of this process."""
     tasks = Path("/proc/self/task").iterdir()
     return frozenset(int(pid) for task in tasks for pid in (task / "children").read_text().split())
+
+
+@contextmanager
+def orphans_reaped() -> Iterator[None]:
+    """Wait for what the block's processes left behind: some helpers outlive their parent for a
+    moment, and this process adopts orphans."""
+    before = children()
+    try:
+        yield
+    finally:
+        for pid in children() - before:
+            os.waitpid(pid, 0)
 
 
 def _named(pid: int) -> str:

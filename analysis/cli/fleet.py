@@ -67,7 +67,7 @@ def fleet(
 
     The traces of a host are in its partition: host=NAME/run=NAME/part-00000.parquet; without
     partitions the host is the one that recorded.  They are read part by part and never held in
-    memory together.  Counts, sums and the longest times are exact, percentiles are within 0.4 %.
+    memory together.  Counts, sums and the longest times are exact, percentiles are within 0.1 %.
     Exit 1 when a trace is damaged, or when a ratio is past --fail-above.
 
     \b

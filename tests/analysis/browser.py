@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import json
-import os
 import shutil
 import subprocess
 import urllib.request
@@ -16,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from tests.conftest import children
+from tests.conftest import orphans_reaped
 
 __all__ = ["Browser", "browser"]
 
@@ -63,11 +62,14 @@ def browser(scratch: Path) -> Iterator[Browser]:
     """A browser for the length of the block; skips where there is none."""
     if shutil.which("chromium") is None or shutil.which("chromedriver") is None:
         pytest.skip("needs: chromium")
-    before = children()
     # Port 0: the driver takes a free one, and says which.
-    with subprocess.Popen(
-        ["chromedriver", "--port=0"], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
-    ) as driver:
+    command = ["chromedriver", "--port=0"]
+    with (
+        orphans_reaped(),
+        subprocess.Popen(
+            command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+        ) as driver,
+    ):
         try:
             assert driver.stdout is not None
             line = next(line for line in driver.stdout if "on port" in line and "success" in line)
@@ -83,9 +85,6 @@ def browser(scratch: Path) -> Iterator[Browser]:
                 window.close()
         finally:
             driver.terminate()
-    # The browser's own helpers outlive it for a moment, and tests adopt orphans.
-    for pid in children() - before - {driver.pid}:
-        os.waitpid(pid, 0)
 
 
 def _request(method: str, url: str, body: object = None) -> Any:

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from analysis.style import Picture
+from tests.conftest import orphans_reaped
 from tests.fsimages import needs_filesystem
 
 NOTEBOOKS = sorted((Path(__file__).parents[2] / "notebooks").glob("*.ipynb"))
@@ -136,3 +137,15 @@ def test_claims_of_2010_runs(root: None, left_over: None, measured: bool) -> Non
     assert more[0] > 1
     assert more[2] > 1
     assert "after directory copyup" in said
+
+
+def test_fleet_runs(left_over: None) -> None:
+    with orphans_reaped():
+        said = run("05_")
+    assert "'spans': 80020" in said  # 20 hosts
+    # Put in: one host half as slow again, ten with metadata-only copyup, nine left alone.
+    assert "{'faster': 10, 'same': 9, 'slower': 1}" in said
+    assert "typical time of web13: 1.5" in said
+    assert "the same: True" in said
+    assert "run=tuesday" in said
+    assert said.count(Picture.__name__) == 2
