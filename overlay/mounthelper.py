@@ -14,6 +14,7 @@ from dataclasses import replace
 from overlay import conflicts, kernel, mountinfo, syscalls
 from overlay.errors import MountPointBusy, NoPrivilege, OperationFailed, Refused, UsageError
 from overlay.mountoptions import Request
+from overlay.profiles import DEFAULT, SOURCE_PREFIX, profile_named
 from overlay.text import printable
 
 __all__ = ["complete", "mount", "remount"]
@@ -26,7 +27,7 @@ def complete(request: Request, source: str, mount_point: str) -> Request:
     """The request with its layers known; UsageError if one is missing, Refused for a writable
     bottom in two steps (the bottom layer must be read-only, L232).
     """
-    overlay = request.overlay
+    overlay = _of_source(request.overlay, source)
     if request.union:
         if overlay.bottoms:
             raise UsageError(
@@ -49,6 +50,18 @@ def complete(request: Request, source: str, mount_point: str) -> Request:
             hint="mount -t fallthru -o bottom=DIR,top=DIR none MOUNTPOINT",
         )
     return replace(request, overlay=overlay)
+
+
+def _of_source(overlay: kernel.Overlay, source: str) -> kernel.Overlay:
+    """A source as it will be in mountinfo, which tells ``mount -a`` what is mounted already."""
+    if not source.startswith(SOURCE_PREFIX):
+        return overlay
+    profile = profile_named(source.removeprefix(SOURCE_PREFIX)).name
+    if overlay.profile not in (DEFAULT, profile):
+        raise UsageError(
+            f"the source says {source}, the options profile={overlay.profile}", hint="say one"
+        )
+    return replace(overlay, profile=profile)
 
 
 def _require_read_only(mount_point: str) -> None:

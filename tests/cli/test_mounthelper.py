@@ -4,33 +4,17 @@ from __future__ import annotations
 
 import os
 import subprocess
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from overlay import kernel, mountinfo, syscalls
+from overlay.errors import UsageError
+from overlay.mounthelper import complete
 from overlay.mountoptions import parse, split
 from tests.conftest import Layers, make_layers
-from tests.fsimages import tmpfs
 from tests.running import fallthru
-
-
-@pytest.fixture(scope="module")
-def helper(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """/sbin with the helper installed, seen in this run's mount namespace only."""
-    if os.geteuid() != 0:
-        pytest.skip("needs: root")
-    sbin = os.path.realpath("/sbin")
-    scratch = tmp_path_factory.mktemp("sbin")
-    with tmpfs(scratch):
-        top = scratch / "top"
-        top.mkdir()
-        with kernel.mounted(kernel.Overlay((sbin,), str(top)), sbin):
-            done = fallthru("install-helper")
-            assert done.returncode == 0, done.stderr
-            yield Path(sbin, "mount.fallthru")
 
 
 def run(*command: str | Path) -> subprocess.CompletedProcess[str]:
@@ -96,6 +80,33 @@ class TestMount:
             assert {"ro", "noexec"} <= options_at(layers.mnt)
         finally:
             run("umount", layers.mnt)
+
+    def test_all_of_fstab(self, layers: Layers, tmp_path: Path) -> None:
+        """In its order, one over the other; what fails does not keep the rest from being there."""
+        (layers.bottom / "file").write_text("bottom")
+        for name in ("top2", "mnt2", "mnt3"):
+            (layers.base / name).mkdir()
+        fstab = tmp_path / "fstab"
+        fstab.write_text(
+            f"fallthru:document {layers.mnt} fallthru bottom={layers.bottom},top={layers.top} 0 0\n"
+            f"none {layers.base}/mnt3 fallthru bottom=/nowhere,top={layers.base}/top3 0 0\n"
+            f"fallthru:fallthru {layers.base}/mnt2 fallthru "
+            f"bottom={layers.mnt},top={layers.base}/top2 0 0\n"
+            f"none {layers.base}/mnt4 fallthru noauto,bottom=/,top=/nowhere 0 0\n"
+        )
+        try:
+            done = run("mount", "-a", "-T", fstab)
+            assert done.returncode == 64  # some succeeded (mount(8))
+            assert "/nowhere does not exist" in done.stderr
+            assert (layers.base / "mnt2" / "file").read_text() == "bottom"
+            assert mountinfo.overlay_at(layers.base / "mnt2").source == "fallthru:fallthru"
+            # What is mounted already is left alone.
+            lines = fstab.read_text().splitlines(keepends=True)
+            fstab.write_text(lines[0] + lines[2])
+            done = run("mount", "-a", "-T", fstab)
+            assert (done.returncode, done.stderr) == (0, "")
+        finally:
+            run("umount", layers.base / "mnt2", layers.mnt)
 
     def test_mounting_read_only(self, layers: Layers) -> None:
         done = mount(layers, "", "-r")
@@ -284,6 +295,17 @@ def test_installing_and_removing(tmp_path: Path) -> None:
 )
 def test_splitting(options: str, expected: list[tuple[str, str]]) -> None:
     assert split(options) == expected
+
+
+def test_a_source_that_says_another_profile() -> None:
+    request = parse("bottom=/b,top=/t,profile=fallthru")
+    assert complete(parse("bottom=/b,top=/t"), "fallthru:throwaway", "/m").overlay.profile == (
+        "throwaway"
+    )
+    with pytest.raises(UsageError, match="say"):
+        complete(request, "fallthru:document", "/m")
+    with pytest.raises(UsageError, match="no profile"):
+        complete(request, "fallthru:nonsense", "/m")
 
 
 def test_what_options_mean() -> None:
