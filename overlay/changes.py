@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from typing import Any, TypeVar
 
 from overlay.comparing import Aspect, Comparer, FileType, file_type
@@ -66,7 +66,7 @@ def chosen(
     *,
     checksum: bool = False,
     workers: int | None = None,
-) -> Iterator[Answer]:
+) -> Generator[Answer]:
     """What ``choose`` makes of the differences, some hundreds at a time, in their order.
 
     It is called by the process that found them, so that what is not needed is not sent.

@@ -10,7 +10,7 @@ before the bottom was compared with it and is on the disk.  ``docs/commit.md`` t
 
 from __future__ import annotations
 
-import fcntl
+import errno
 import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
@@ -19,9 +19,9 @@ from enum import StrEnum
 from typing import Final
 
 from overlay import syscalls, workdir
-from overlay.changes import Difference, Kind, chosen, differences
+from overlay.changes import Difference, Kind, chosen
 from overlay.commitapply import Applied, Applier
-from overlay.commitconflicts import Conflict, conflict
+from overlay.commitconflicts import Conflict, Conflicts
 from overlay.commitguard import LiveLayers, require_writable
 from overlay.comparing import FileType
 from overlay.duplicate import Duplicator, set_times
@@ -30,14 +30,15 @@ from overlay.errors import OperationFailed, Refused, TopInUse
 from overlay.inuse import top_in_use
 from overlay.layer import Layer, first_fallthru_stub, open_beneath
 from overlay.linkindex import IndexedView, LinkIndex
+from overlay.locking import lock
 from overlay.marks import MarkFamily
 from overlay.newtree import new_tree
 from overlay.selection import EVERYTHING, Selection
-from overlay.settling import settle
+from overlay.settling import elsewhere, settle
 from overlay.site import Site, interrupted, opened
 from overlay.staging import Stage, open_bottom, stage_in
 from overlay.text import printable
-from overlay.view import View
+from overlay.view import Node, View
 
 __all__ = [
     "CommitConflict",
@@ -183,14 +184,12 @@ def resting_top(top: str, work: str | None, family: str) -> Iterator[Top]:
         beside = work or workdir.beside(os.path.realpath(top))
         made = workdir.make(beside)
         below = stack.enter_context(Layer.open(beside))
-        try:
-            fcntl.flock(below.fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
+        if not lock(below.fd):
             raise TopInUse(
                 f"another run is changing the top {printable(top)}",
                 hint="wait until it is done",
-                errno=error.errno or 0,
-            ) from None
+                errno=errno.EBUSY,
+            )
         workdir.check(beside, os.fstat(below.fd), os.fstat(layer.fd))
         stage = stack.enter_context(stage_in(below.fd))
         yield Top(layer, stage, below.fd)
@@ -223,9 +222,9 @@ class _Commit:
     def in_place(self, live: LiveLayers | None, *, keep_top: bool, verify: bool) -> Committed:
         self._refuse_deep_fallthrus()
         bottom = self._view.layers[1]
-        conflicts = self._conflicts(live, resumed=interrupted(bottom))
+        conflicts, away = self._survey(live, resumed=interrupted(bottom))
         with opened(bottom, {"top": printable(self._top.layer.path)}) as site:
-            settle(self._view, self._top.layer, self._top.stage, differences(self._view))
+            settle(self._view, self._top.layer, self._top.stage, away)
             # The bottom may be on another disk, which may be the only one to know of a change.
             syscalls.syncfs(self._top.layer.fd)
             applied = self._apply(self._view, bottom, site, conflicts)
@@ -236,7 +235,7 @@ class _Commit:
         return self._result(applied, conflicts, emptied)
 
     def as_copy(self, destination: str) -> Committed:
-        conflicts = self._conflicts(None, resumed=False)
+        conflicts, away = self._survey(None, resumed=False)
         skip = self._skipped(conflicts)
         whole = self._selection.everything and not skip
         with new_tree(destination) as (fd, name):
@@ -252,7 +251,7 @@ class _Commit:
             with copy:
                 view = View([self._view.layers[0], copy], self._view.family)
                 with opened(copy, {}) as site:
-                    settle(self._view, self._top.layer, self._top.stage, differences(self._view))
+                    settle(self._view, self._top.layer, self._top.stage, away)
                     applied = self._apply(view, copy, site, conflicts)
                 set_times(copy.fd, root.st)
         return self._result(applied, conflicts, emptied=False)
@@ -270,22 +269,32 @@ class _Commit:
                 hint="commit into a new directory with -o, or squash the bottoms first",
             )
 
-    def _conflicts(self, live: LiveLayers | None, *, resumed: bool) -> tuple[Conflict, ...]:
-        """Look at everything before anything is changed."""
+    def _survey(
+        self, live: LiveLayers | None, *, resumed: bool
+    ) -> tuple[tuple[Conflict, ...], list[tuple[bytes, Node]]]:
+        """Look at everything before anything is changed: conflicts, and what is to settle."""
+        conflicts = self._closing.enter_context(Conflicts(self._view, resumed=resumed))
 
-        def look(found: list[Difference]) -> list[Conflict]:
-            clashes = []
+        def look(found: list[Difference]) -> tuple[list[Conflict], list[tuple[bytes, Node]]]:
+            clashes, away = [], []
             for each in found:
+                read = elsewhere(each)
+                if read is not None:
+                    away.append(read)
                 if not self._selection.takes(each.path):
                     continue
                 if live is not None:
                     live.refuse(each)
-                clash = conflict(self._view, each, resumed=resumed)
+                clash = conflicts.find(each)
                 if clash is not None:
                     clashes.append(clash)
-            return clashes
+            return clashes, away
 
-        found = [clash for clashes in chosen(self._view, look) for clash in clashes]
+        found: list[Conflict] = []
+        away: list[tuple[bytes, Node]] = []
+        for clashes, more in chosen(self._view, look):
+            found += clashes
+            away += more
         if found and self._on_conflict is OnConflict.REFUSE:
             first = found[0]
             error = CommitConflict(
@@ -295,7 +304,7 @@ class _Commit:
             )
             error.conflicts = tuple(found)
             raise error
-        return tuple(found)
+        return tuple(found), away
 
     def _skipped(self, conflicts: Sequence[Conflict]) -> frozenset[bytes]:
         if self._on_conflict is OnConflict.OVERWRITE:
@@ -316,7 +325,7 @@ class _Commit:
                 index_fd=index,
                 progress=self._progress,
             )
-            return applier.run(differences(view))
+            return applier.run()
         finally:
             if index is not None:
                 os.close(index)

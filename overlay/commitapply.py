@@ -1,5 +1,7 @@
 """Putting a top's differences into its uppermost bottom, one after the other.
 
+What is copied may be made ready by several processes; one alone changes what is seen.
+
 Each is one step that is seen whole or not at all, and after each the union of the top and
 the bottoms shows what it showed before: the top still covers what was changed below it.
 So a run that is killed can simply be repeated.
@@ -9,14 +11,16 @@ from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection
+from contextlib import closing
 from dataclasses import dataclass, field
-from typing import Final
+from itertools import chain
+from typing import Final, NamedTuple
 
 from overlay import syscalls
-from overlay.changes import Difference, Kind
+from overlay.changes import Difference, Kind, chosen
 from overlay.commitlinks import Links
-from overlay.comparing import Aspect
+from overlay.comparing import Aspect, length
 from overlay.duplicate import Duplicator, set_times
 from overlay.layer import VANISHED, Layer
 from overlay.marks import place, set_opaque, temporary_name, write_whiteout
@@ -28,6 +32,8 @@ __all__ = ["Applied", "Applier"]
 
 #: The number of the bottom that is changed, in the view of all layers.
 _BOTTOM: Final = 1
+#: Files up to this size are copied by whoever finds them; too much would fill the disk.
+_SMALL: Final = 64 << 10
 #: Progress is told after so many entries.
 _TELL: Final = 100
 
@@ -44,6 +50,15 @@ class Applied:
     copied: int = 0
     left: set[bytes] = field(default_factory=set)
     hiding: set[bytes] = field(default_factory=set)
+
+
+class _Copy(NamedTuple):
+    """What waits in the site as ``made`` for its place."""
+
+    path: bytes
+    made: bytes
+    size: int
+    flags: int
 
 
 class Applier:
@@ -73,25 +88,65 @@ class Applier:
         self._now_root, self._was_root = view.root(0), view.root(1)
         self._alone = view.merged == 2
         self._links = Links(view, bottom, self._duplicator, self._chosen, index_fd)
+        self._reached: bytes | None = None
         self.done = Applied()
         site.reach = self._reach
 
-    def run(self, differences: Iterable[Difference]) -> Applied:
-        """Apply everything, the times of directories last."""
-        for each in differences:
-            if not self._chosen(each.path) or not self._apply(each):
-                if self._selection.takes(each.path):
-                    self.done.left.add(each.path)
-                if each.now is None:
-                    self.done.hiding.add(each.path.rpartition(b"/")[0])
-                continue
-            self.done.entries += 1
-            if self._progress is not None and self.done.entries % _TELL == 0:
-                self._progress(_TELL)
+    def run(self) -> Applied:
+        """Apply all differences of the view, the times of directories last."""
+        # Closed before anybody cleans the site: what makes copies in it has ended then.
+        with closing(chosen(self._view, self._prepared)) as parts:
+            for each in chain.from_iterable(parts):
+                self._take(each)
         self.done.entries += self._links.place(self._site)
         self._site.flush()
         self._keep_times()
         return self.done
+
+    def _take(self, what: Difference | _Copy) -> None:
+        path = what.path
+        if isinstance(what, _Copy):
+            applied = self._put(what)
+        else:
+            applied = self._chosen(path) and self._apply(what)
+        if not applied:
+            if self._selection.takes(path):
+                self.done.left.add(path)
+            if isinstance(what, Difference) and what.now is None:
+                self.done.hiding.add(path.rpartition(b"/")[0])
+            return
+        self.done.entries += 1
+        if self._progress is not None and self.done.entries % _TELL == 0:
+            self._progress(_TELL)
+
+    def _prepared(self, found: list[Difference]) -> list[Difference | _Copy]:
+        """Copy small files, in whichever process found them; the rest is done in its turn."""
+        return [self._copied(each) or each for each in found]
+
+    def _copied(self, difference: Difference) -> _Copy | None:
+        now, path = difference.now, difference.path
+        if now is None or not stat.S_ISREG(now.st.st_mode) or now.st.st_size > _SMALL:
+            return None
+        if not self._chosen(path) or self._is_attributes_only(difference) or Links.suit(now):
+            return None
+        made = temporary_name()
+        flags = self._duplicator.make(now, self._site.fd, made)
+        return _Copy(path, made, now.st.st_size, flags)
+
+    def _put(self, copy: _Copy) -> bool:
+        """Have a copy put in its place; False where it can have no directory."""
+        above = copy.path.rpartition(b"/")[0]
+        # What has no directory is left out now, so that the batch is not stopped.
+        if above != self._reached:
+            try:
+                os.close(self._reach(above))
+            except _NoDirectory:
+                os.unlink(copy.made, dir_fd=self._site.fd)
+                return False
+            self._reached = above
+        self.done.copied += copy.size
+        self._site.add(copy.made, copy.path, copy.size, copy.flags)
+        return True
 
     def _chosen(self, path: bytes) -> bool:
         return self._selection.takes(path) and path not in self._skip
@@ -108,13 +163,9 @@ class Applier:
             elif self._links.takes(difference.path, now):
                 pass
             else:
-                # Now, so that what cannot have a directory is left out, not the batch stopped.
-                os.close(self._reach(difference.path.rpartition(b"/")[0]))
                 made = temporary_name()
                 flags = self._duplicator.make(now, self._site.fd, made)
-                size = now.st.st_size if stat.S_ISREG(now.st.st_mode) else 0
-                self.done.copied += size
-                self._site.add(made, difference.path, size, flags)
+                return self._put(_Copy(difference.path, made, length(now), flags))
         except _NoDirectory:
             return False
         return True
@@ -161,17 +212,21 @@ class Applier:
 
     def _merges_wrongly(self, path: bytes) -> bool:
         """Whether a new directory would show what a lower bottom has, which was hidden."""
+        if self._alone:
+            return False
         was = self._view.find(self._was_root, path)
-        if self._alone or (was is not None and was.is_dir):
+        if was is not None and was.is_dir:
             return False
         below = self._below(path)
         return below is not None and below.is_dir
 
     def _below(self, path: bytes) -> Node | None:
         """What the bottoms below the changed one show at ``path``, whatever that one has there."""
+        if self._alone:
+            return None
         above, _, name = path.rpartition(b"/")
         parent = self._view.find(self._was_root, above)
-        if self._alone or parent is None or not parent.is_dir:
+        if parent is None or not parent.is_dir:
             return None
         lower = tuple(place for place in parent.places if place.layer > _BOTTOM)
         with OpenDirectory(self._view, lower) as directory:

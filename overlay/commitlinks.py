@@ -48,9 +48,14 @@ class Links:
         self._index_fd = index_fd
         self._groups: dict[int, _Group] = {}
 
+    @staticmethod
+    def suit(node: Node) -> bool:
+        """Whether something is a file of the top with several names."""
+        return node.places[0].layer == 0 and (node.st.st_nlink > 1 or "nlink" in node.marks.others)
+
     def takes(self, path: bytes, node: Node) -> bool:
         """Whether a file has several names, so that it is put off until all are known."""
-        if node.places[0].layer != 0 or (node.st.st_nlink < 2 and "nlink" not in node.marks.others):
+        if not self.suit(node):
             return False
         self._groups.setdefault(node.st.st_ino, _Group(node)).paths.add(path)
         return True

@@ -65,7 +65,7 @@ class Duplicator:
         copy = os.open(name, _NEW, 0o600, dir_fd=dirfd)
         try:
             flags = self.fill(node, copy)
-            self.dress(node, copy)
+            self.dress(node, copy, path_only=False)
         finally:
             os.close(copy)
         return flags
@@ -114,13 +114,14 @@ class Duplicator:
         with layer.parent(place.path) as (fd, name):
             return stored_xattrs(fd, name, self.view)
 
-    def dress(self, node: Node, fd: int, *, replace: bool = False) -> None:
+    def dress(self, node: Node, fd: int, *, replace: bool = False, path_only: bool = True) -> None:
         """Give something open its owner, mode, attributes and, last, its times.
 
-        ``fd`` may be O_PATH.  ``replace`` removes attributes that the node does not have,
-        for what is not new.
+        ``fd`` may be O_PATH unless ``path_only`` is False.  ``replace`` removes attributes
+        that the node does not have, for what is not new.
         """
-        st, path = node.st, syscalls.fd_path(fd)
+        st = node.st
+        path = syscalls.fd_path(fd) if path_only else fd
         # chown drops set-id bits and capabilities, so it comes before both.
         os.chown(path, st.st_uid, st.st_gid)
         if not stat.S_ISLNK(st.st_mode):
@@ -132,7 +133,7 @@ class Duplicator:
         for attribute, value in wanted.items():
             os.setxattr(path, attribute, value)
         if not node.is_dir:
-            set_times(fd, st)
+            os.utime(path, ns=(st.st_atime_ns, st.st_mtime_ns))
 
     def tree(self, node: Node, dirfd: int, name: bytes, *, like: Node | None = None) -> int:
         """A copy of a directory and all that is in it; how many entries were made.

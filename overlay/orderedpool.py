@@ -10,10 +10,11 @@ from __future__ import annotations
 import gc
 import os
 import signal
-from collections.abc import Iterator
+from collections.abc import Generator
 from multiprocessing.connection import Connection, Pipe, wait
 from typing import Any, Final, Protocol
 
+from overlay import syscalls
 from overlay.errors import OperationFailed
 
 __all__ = ["Result", "Task", "Walker", "ordered"]
@@ -55,7 +56,7 @@ class Walker(Protocol):
         """Walk from ``what`` until ``budget`` was seen; what was found and is left, in order."""
 
 
-def ordered(walker: Walker, root: Any, workers: int) -> Iterator[Any]:
+def ordered(walker: Walker, root: Any, workers: int) -> Generator[Any]:
     """The values of all results below ``root``, in order, found by up to ``workers`` processes."""
     pending = list(reversed(walker.walk(root, _ALONE)))
     pool: _Pool | None = None
@@ -146,6 +147,7 @@ class _Pool:
 
 def _work(walker: Walker, parent: Connection) -> None:
     """A worker's life: it ends when its parent closes the connection, or dies."""
+    syscalls.prctl(syscalls.PR_SET_PDEATHSIG, signal.SIGKILL)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     # Nothing in a walk refers to itself, and the collector would look at all that was found.
     gc.disable()

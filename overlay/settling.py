@@ -11,7 +11,7 @@ import os
 from collections.abc import Iterable
 
 from overlay import syscalls
-from overlay.changes import Difference
+from overlay.difference import Difference
 from overlay.duplicate import Duplicator, set_times
 from overlay.inodeflags import mark_protected
 from overlay.layer import Layer
@@ -19,37 +19,31 @@ from overlay.marks import clear_mark, place, set_opaque, temporary_name
 from overlay.staging import Stage, keep_times
 from overlay.view import Node, View
 
-__all__ = ["settle"]
+__all__ = ["elsewhere", "settle"]
 
 
-def settle(view: View, top: Layer, stage: Stage, found: Iterable[Difference]) -> int:
-    """Complete what reads from elsewhere among ``found``, all differences of a top.
-
-    Returns how many had to be.
-    """
-    # Whatever is in a directory that is completed is completed with it.
-    pending: list[tuple[bytes, Node]] = []
-    for each in found:
-        if _reads_elsewhere(each) and not (
-            pending and each.path.startswith(pending[-1][0] + b"/") and pending[-1][1].is_dir
-        ):
-            assert each.now is not None
-            pending.append((each.path, each.now))
+def settle(view: View, top: Layer, stage: Stage, found: Iterable[tuple[bytes, Node]]) -> None:
+    """Complete what reads from elsewhere: ``found``, in order, as :func:`elsewhere` told it."""
     duplicator = Duplicator(view, on_top=True)
-    for path, node in pending:
-        _complete(duplicator, top, stage, path, node)
-    return len(pending)
+    done: tuple[bytes, Node] | None = None
+    for path, node in found:
+        # Whatever is in a directory that is completed is completed with it.
+        if done is None or not (done[1].is_dir and path.startswith(done[0] + b"/")):
+            _complete(duplicator, top, stage, path, node)
+            done = (path, node)
 
 
-def _reads_elsewhere(difference: Difference) -> bool:
+def elsewhere(difference: Difference) -> tuple[bytes, Node] | None:
+    """What the top shows at a path, if it reads it from another place of the bottoms."""
     now, was = difference.now, difference.was
     if now is None or now.places[0].layer != 0:
-        return False
+        return None
     if now.is_dir:
-        return len(now.places) > 1 and (was is None or now.places[1:] != was.places)
-    if now.data is None or now.data.layer == 0:
-        return False
-    return was is None or now.data != was.data
+        reads = len(now.places) > 1 and (was is None or now.places[1:] != was.places)
+    else:
+        reads = now.data is not None and now.data.layer > 0
+        reads = reads and (was is None or now.data != was.data)
+    return (difference.path, now) if reads else None
 
 
 def _complete(duplicator: Duplicator, top: Layer, stage: Stage, path: bytes, node: Node) -> None:

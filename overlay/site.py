@@ -10,7 +10,6 @@ before was killed.
 from __future__ import annotations
 
 import errno
-import fcntl
 import json
 import os
 from collections.abc import Callable, Iterator
@@ -23,6 +22,7 @@ from overlay import syscalls
 from overlay.errors import Refused
 from overlay.inodeflags import protect
 from overlay.layer import Layer, open_beneath, scan
+from overlay.locking import lock
 from overlay.marks import place
 from overlay.staging import remove_tree
 from overlay.text import printable
@@ -128,14 +128,12 @@ def opened(tree: Layer, note: dict[str, Any]) -> Iterator[Site]:
         os.mkdir(SITE, 0o700, dir_fd=tree.fd)
     fd = open_beneath(tree.fd, SITE, _DIRECTORY)
     try:
-        try:
-            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
+        if not lock(fd):
             raise Refused(
                 f"another run is changing {printable(tree.path)}",
                 hint="wait until it is done",
                 errno=errno.EBUSY,
-            ) from None
+            )
         # Neither list nor group of the directory above may rub off on what is made here.
         with suppress(OSError):
             os.removexattr(fd, "system.posix_acl_default")

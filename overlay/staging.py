@@ -10,7 +10,6 @@ import errno
 import fcntl
 import itertools
 import os
-import stat
 import struct
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
@@ -164,9 +163,12 @@ def remove_tree(dirfd: int, name: bytes) -> None:
         pending.append((path, True))
         fd = open_beneath(dirfd, path, _DIRECTORY)
         try:
-            for entry, st in list(scan(fd)):
-                if stat.S_ISDIR(st.st_mode):
-                    pending.append((path + b"/" + entry, False))
+            with os.scandir(fd) as found:
+                # The type is in the directory itself: no stat.
+                entries = [(each.name, each.is_dir(follow_symlinks=False)) for each in found]
+            for entry, is_dir in entries:
+                if is_dir:
+                    pending.append((path + b"/" + os.fsencode(entry), False))
                 else:
                     os.unlink(entry, dir_fd=fd)
         finally:

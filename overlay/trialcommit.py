@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 from overlay.changes import differences
 from overlay.commit import CommitConflict, Committed, Top, commit_open
-from overlay.commitconflicts import Conflict, conflict
+from overlay.commitconflicts import Conflict, Conflicts
 from overlay.errors import Refused
 from overlay.layer import Layer
 from overlay.markvalues import MarkFamily
@@ -72,18 +72,19 @@ def _refuse_conflicts(work: list[tuple[Part, _Placed]], family: MarkFamily) -> N
     for part, selection in work:
         with Layer.open(part.top) as top, Layer.open(part.path, private=True) as bottom:
             view = View([top, bottom], family)
-            for each in differences(view):
-                clash = None
-                if selection.takes(each.path):
+            with Conflicts(view, resumed=False) as conflicts:
+                for each in differences(view):
+                    if not selection.takes(each.path):
+                        continue
                     if not os.access(part.path, os.W_OK):
                         raise Refused(
                             f"{printable(part.path)} may not be written, so "
                             f"{printable(_full(part, each.path))} cannot be committed",
                             hint="leave it out with --except, or keep the changes with --keep",
                         )
-                    clash = conflict(view, each, resumed=False)
-                if clash is not None:
-                    found.append(Conflict(_full(part, clash.path), _full(part, clash.newer)))
+                    clash = conflicts.find(each)
+                    if clash is not None:
+                        found.append(Conflict(_full(part, clash.path), _full(part, clash.newer)))
     if found:
         names = ", ".join("/" + printable(each.newer) for each in found[:5])
         more = f" and {len(found) - 5} more" if len(found) > 5 else ""

@@ -5,7 +5,10 @@ from __future__ import annotations
 import errno
 import os
 import shutil
+import signal
+import stat
 import subprocess
+import sys
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
@@ -136,3 +139,33 @@ def test_a_full_disk(tmpfs_dir: Path) -> None:
         del expected[b"big"]
         assert commit(str(layers.top), [str(bottom)]).emptied
         assert whole(bottom) == expected
+
+
+def test_killed_with_its_workers_and_run_again_at_once(layers: Layers) -> None:
+    """So large that several processes make copies; killed once the first are in the site."""
+    for number in range(53):
+        for layer in (layers.bottom, layers.top):
+            (layer / f"d{number}").mkdir()
+        for name in range(101):
+            (layers.bottom / f"d{number}" / f"old{name}").write_text("old")
+            os.mknod(layers.top / f"d{number}" / f"old{name}", stat.S_IFCHR)
+            (layers.top / f"d{number}" / f"new{name}").write_text(f"{number} {name}")
+    run = [sys.executable, "-m", "overlay", "commit", "--yes"]
+    run += ["--top", str(layers.top), "--bottom", str(layers.bottom)]
+    site = layers.bottom / SITE.decode()
+    with subprocess.Popen(run, stdout=subprocess.DEVNULL) as first:
+        while first.poll() is None and not (site.is_dir() and len(os.listdir(site)) > 2):
+            pass
+        first.kill()
+    assert first.returncode == -signal.SIGKILL, "killed while it was at work"
+    subprocess.run(run, stdout=subprocess.DEVNULL, check=True)
+    assert not site.exists()
+    assert list(layers.top.iterdir()) == []
+    found = {
+        str(path.relative_to(layers.bottom)): path.read_text()
+        for path in layers.bottom.rglob("*")
+        if path.is_file()
+    }
+    assert found == {
+        f"d{number}/new{name}": f"{number} {name}" for number in range(53) for name in range(101)
+    }
