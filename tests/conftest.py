@@ -11,7 +11,7 @@ import os
 import signal
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -62,8 +62,12 @@ def _loops() -> frozenset[str]:
 
 def children() -> frozenset[int]:
     """Live or unreaped children of this process."""
-    tasks = Path("/proc/self/task").iterdir()
-    return frozenset(int(pid) for task in tasks for pid in (task / "children").read_text().split())
+    found: set[int] = set()
+    for task in Path("/proc/self/task").iterdir():
+        # A thread may end between the two looks; its children go to another.
+        with suppress(FileNotFoundError):
+            found.update(map(int, (task / "children").read_text().split()))
+    return frozenset(found)
 
 
 @contextmanager
