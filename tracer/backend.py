@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Protocol
 from overlay import syscalls
 from overlay.bpf.loading import Map
 from overlay.errors import EnvironmentLacks, UsageError
-from tracer.hooks import BACKENDS, DROPS, EXITS
+from tracer.hooks import BACKENDS, DROPS, EXITS, FINDER
 from tracer.kinds import KINDS
 from tracer.latencies import Latency, read_latencies
 from tracer.program import COPYUPS, RING_BYTES, SPARE_BYTES, Filters, Options, Program, build
@@ -108,8 +108,9 @@ class Probes:
             self._fill(filters)
             if name == "tracepoint":
                 self._find_unions()
-                if self.hooks >= _WITHOUT_EXITS:
-                    self._program.let_go(EXITS[0])
+                self._program.let_go(FINDER)
+                if not self.hooks >= _WITHOUT_EXITS:
+                    self._program.take_up(EXITS)
             maps = self._program.maps
             self._ring = Ring(maps["ring"].fd, RING_BYTES, RECORD_SIZE)
             self._spare = Ring(maps["spare"].fd, SPARE_BYTES, RECORD_SIZE)
@@ -155,7 +156,7 @@ class Probes:
         for one in unions:
             # With metacopy a file may go up twice in a call, the second time without an end.
             if one.metacopy or DROPS.get(one.layers[0] if one.layers else "") not in self.hooks:
-                self._program.take_up(EXITS[0])
+                self._program.take_up(EXITS)
                 return
 
     def wait(self, seconds: float) -> None:

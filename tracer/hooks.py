@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Final
 
-__all__ = ["BACKENDS", "DROPS", "EXITS", "FUNCTIONS", "TASKS", "TRACEPOINTS", "Hook"]
+__all__ = ["BACKENDS", "DROPS", "EXITS", "FINDER", "FUNCTIONS", "TASKS", "TRACEPOINTS", "Hook"]
 
 #: Backends, the one that disturbs least and sees most first.
 BACKENDS: Final = ("fentry", "kprobe", "tracepoint")
@@ -48,6 +48,9 @@ TRACEPOINTS: Final = (
     *_raw("xfs_evicted", "xfs_destroy_inode"),
     *_raw("percpu_alloc", "percpu_alloc_percpu"),
 )
+
+#: Finds the unions that there are, once.
+FINDER: Final = _raw("fsopened", "sys_exit", needed=True)
 
 #: The end of every system call of the machine, which makes each of them slower: hooked
 #: only while nothing else tells what it does.

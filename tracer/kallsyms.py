@@ -6,16 +6,21 @@ long as ``kernel.kptr_restrict`` is not 2; others read zeros.
 
 from __future__ import annotations
 
+import hashlib
 import os
 import re
 from collections.abc import Iterable
 from itertools import pairwise
 
+from overlay.bpf import objectcache
 from overlay.errors import EnvironmentLacks
 
-__all__ = ["KALLSYMS", "NoAddresses", "Range", "copyup_ranges", "ranges_of"]
+__all__ = ["KALLSYMS", "NoAddresses", "Range", "copyup_ranges", "known_ranges", "ranges_of"]
 
 KALLSYMS = "/proc/kallsyms"
+_NOTES = "/sys/kernel/notes"
+#: There, if overlayfs is a module.
+_SECTIONS = "/sys/module/overlay/sections"
 
 #: On the stack whenever something is copied up; which of them are inlined into which is
 #: the compiler's choice, hence all that exist, with whatever suffix it gave them.
@@ -84,6 +89,45 @@ def copyup_ranges(path: str = KALLSYMS) -> list[Range]:
             hint="trace as root with CAP_SYSLOG, and set sysctl kernel.kptr_restrict to 0 or 1",
         )
     return found
+
+
+def known_ranges(path: str = KALLSYMS) -> list[Range]:
+    """As :func:`copyup_ranges`, which reads for 0.1 s, but only once for each kernel.
+
+    From one boot to the next all of a kernel's own text moves together.  Where a module
+    lies is not known before.
+    """
+    identity = _identity()
+    text = _start_of_text(path)
+    if not identity or not text or os.path.exists(_SECTIONS):
+        return copyup_ranges(path)
+    name = f"copyup-{identity}"
+    kept = objectcache.recall(name)
+    if isinstance(kept, list):
+        return [(text + start, text + end) for start, end in kept]
+    found = copyup_ranges(path)
+    objectcache.note(name, [(start - text, end - text) for start, end in found])
+    return found
+
+
+def _identity() -> str:
+    """Of the kernel's image: a checksum of its notes, which hold its build id."""
+    try:
+        with open(_NOTES, "rb") as file:
+            raw = file.read()
+    except OSError:
+        return ""
+    return hashlib.blake2b(raw, digest_size=16).hexdigest() if b"GNU\0" in raw else ""
+
+
+def _start_of_text(path: str) -> int:
+    """The address of the kernel's own text; 0 where it is not shown."""
+    try:
+        with open(path, "rb") as file:
+            found = re.search(rb"^([0-9a-f]+) T _text$", file.read(1 << 14), re.M)
+    except OSError:
+        return 0
+    return int(found[1], 16) if found else 0
 
 
 def _read(path: str) -> bytes:

@@ -13,7 +13,7 @@ import os
 import struct
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 from overlay.bpf import loading as bpf
@@ -22,8 +22,9 @@ from overlay.bpf.btf import OVERLAY, VMLINUX, Btf, struct_header
 from overlay.bpf.compiling import SHIM
 from overlay.bpf.objects import MapSpec, NoBpf, Object, compile_text, refusal
 from overlay.errors import NoPrivilege
-from tracer.hooks import EXITS, FUNCTIONS, TASKS, TRACEPOINTS, Hook
-from tracer.kallsyms import Range, copyup_ranges
+from tracer.attaching import Loader, Program
+from tracer.hooks import EXITS, FINDER, FUNCTIONS, TASKS, TRACEPOINTS, Hook
+from tracer.kallsyms import Range, known_ranges
 from tracer.kinds import KINDS
 
 __all__ = [
@@ -88,8 +89,6 @@ _FIELDS: dict[str, Sequence[str]] = {
 #: Sources of ours that have a say in what an object is.
 _SOURCES = ("program.py", "hooks.py")
 
-#: The upper half of a constant that is still to be put in (``CONSTANT`` in probes/state.c).
-_CONSTANT = 0x7FA11700
 _RANGES = 6
 
 
@@ -122,42 +121,6 @@ class Options:
 COPYUPS = Options()
 
 
-@dataclass
-class Program:
-    """Programs at work: their maps, and what they are attached to."""
-
-    maps: dict[str, bpf.Map] = field(default_factory=dict)
-    attached: set[str] = field(default_factory=set)
-    _links: dict[tuple[str, str], int] = field(default_factory=dict)
-    _loaded: dict[tuple[str, int], int] = field(default_factory=dict)
-
-    def take_up(self, hook: Hook) -> None:
-        """Stand at a raw tracepoint (again)."""
-        for target in hook.targets:
-            if (hook.program, target) not in self._links:
-                link = bpf.attach_raw_tracepoint(self._loaded[hook.program, 0], target)
-                self._links[hook.program, target] = link
-                self.attached.add(target)
-
-    def let_go(self, hook: Hook) -> None:
-        """Stand there no more; :meth:`take_up` takes it back."""
-        for target in hook.targets:
-            os.close(self._links.pop((hook.program, target)))
-            self.attached.discard(target)
-
-    def detach(self) -> None:
-        """Hook nothing any more; the maps can still be read."""
-        while self._links:
-            os.close(self._links.popitem()[1])
-        while self._loaded:
-            os.close(self._loaded.popitem()[1])
-
-    def close(self) -> None:
-        self.detach()
-        while self.maps:
-            self.maps.popitem()[1].close()
-
-
 def build(backend: str, filters: Filters, options: Options = COPYUPS) -> Program:
     """Compile (or find), load and attach the probes of ``backend`` (of ``hooks.BACKENDS``).
 
@@ -173,14 +136,15 @@ def build(backend: str, filters: Filters, options: Options = COPYUPS) -> Program
         )
     with ThreadPoolExecutor(1) as pool:
         # The kernel writes its list of symbols meanwhile.
-        ranges = pool.submit(copyup_ranges) if backend == "tracepoint" else None
+        ranges = pool.submit(known_ranges) if backend == "tracepoint" else None
         made = _object(backend)
         told = _constants(filters, ranges.result() if ranges else (), options)
     program = Program()
     try:
         for spec in made.maps:
             program.maps[spec.name] = _map(spec)
-        _Loader(program, made, told, backend).attach(_hooks(backend, filters))
+        program.loader = Loader(program, made, told, backend)
+        program.loader.attach(_hooks(backend, filters))
     except OSError as error:
         program.close()
         raise refusal(error, "\n".join(getattr(error, "__notes__", ()))) from error
@@ -209,7 +173,7 @@ def _need_trampolines() -> None:
 def _hooks(backend: str, filters: Filters) -> tuple[Hook, ...]:
     tasks = TASKS if filters.pids else TASKS[1:]
     if backend == "tracepoint":
-        return TRACEPOINTS + EXITS + tasks
+        return TRACEPOINTS + FINDER + tasks
     chosen = (hook for hook in FUNCTIONS if hook.only in (None, backend))
     return (*chosen, *tasks)
 
@@ -241,84 +205,6 @@ def _constants(filters: Filters, ranges: Sequence[Range], options: Options) -> l
     ]
 
 
-class _Loader:
-    """Loads each program once for each place, and attaches it there."""
-
-    def __init__(self, into: Program, made: Object, told: list[int], backend: str) -> None:
-        self._into, self._made, self._backend = into, made, backend
-        fds = [into.maps[spec.name].fd for spec in made.maps]
-        self._code = {name: _linked(code, fds, told) for name, code in made.code.items()}
-        self._module: int | None = None
-
-    def attach(self, hooks: Sequence[Hook]) -> None:
-        try:
-            for hook in hooks:
-                self._attach(hook)
-        finally:
-            if self._module is not None:
-                os.close(self._module)
-
-    def _attach(self, hook: Hook) -> None:
-        failure: OSError | None = None
-        for target in hook.targets:
-            if target not in self._made.targets:
-                continue
-            try:
-                self._into._links[hook.program, target] = self._attached(hook, target)
-                self._into.attached.add(target)
-                return
-            except OSError as error:
-                failure = error
-        if hook.needed:
-            raise failure or FileNotFoundError(
-                errno.ENOENT, f"the kernel has no {' or '.join(hook.targets)} to attach to"
-            )
-
-    def _attached(self, hook: Hook, target: str) -> int:
-        if hook.program.startswith("on_"):
-            return bpf.attach_raw_tracepoint(
-                self._program(hook.program, bpf.RAW_TRACEPOINT), target
-            )
-        at_return = hook.program.startswith("leave_")
-        if self._backend == "kprobe":
-            program = self._program(hook.program, bpf.KPROBE)
-            return bpf.attach_kprobe(program, target, at_return=at_return)
-        kind = bpf.FEXIT if at_return else bpf.FENTRY
-        ident = self._made.targets[target]
-        return bpf.attach_trampoline(self._program(hook.program, kind, ident))
-
-    def _program(self, name: str, kind: tuple[int, int], btf_id: int = 0) -> int:
-        known = self._into._loaded.get((name, btf_id))
-        if known is not None:
-            return known
-        module = 0
-        if btf_id >= self._made.module_from:
-            if self._module is None:
-                self._module = bpf.module_btf("overlay")
-            module = self._module
-        fd = bpf.load_program(name, kind, self._code[name], btf_id=btf_id, btf_fd=module)
-        self._into._loaded[name, btf_id] = fd
-        return fd
-
-
-def _linked(code: bytes, fds: Sequence[int], told: Sequence[int]) -> bytes:
-    """The instructions with maps by descriptor, and with the constants of this run."""
-    changed = bytearray(code)
-    for at in range(0, len(code), 8):
-        if code[at] != 0x18:
-            continue
-        low, high = (
-            struct.unpack_from("<I", code, at + 4)[0],
-            struct.unpack_from("<I", code, at + 12)[0],
-        )
-        if code[at + 1] >> 4 == 1:
-            struct.pack_into("<I", changed, at + 4, fds[low])
-        elif high == _CONSTANT:
-            struct.pack_into("<I", changed, at + 4, told[low] & 0xFFFFFFFF)
-            struct.pack_into("<I", changed, at + 12, told[low] >> 32)
-    return bytes(changed)
-
-
 def _object(backend: str) -> Object:
     name = f"{backend}-{_checksum(backend)}"
     found = objectcache.find(name)
@@ -348,7 +234,7 @@ def _compiled(backend: str) -> Object:
     btf = Btf()
     text = _source(btf, backend)
     maps, code = compile_text(text, PROBES)
-    hooks = TASKS + (TRACEPOINTS + EXITS if backend == "tracepoint" else FUNCTIONS)
+    hooks = TASKS + (TRACEPOINTS + FINDER + EXITS if backend == "tracepoint" else FUNCTIONS)
     names = {target for hook in hooks for target in hook.targets}
     targets = {name: 0 for name in names if btf.has_tracepoint(name)}
     targets |= btf.functions(names)

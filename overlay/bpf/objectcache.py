@@ -16,10 +16,11 @@ import json
 import os
 import stat
 from pathlib import Path
+from typing import Any
 
 from overlay.bpf.objects import MapSpec, Object
 
-__all__ = ["directory", "find", "keep"]
+__all__ = ["directory", "find", "keep", "note", "recall"]
 
 #: More than one: backends differ, and so do kernels that share a disk.
 _KEPT = 8
@@ -39,23 +40,34 @@ def directory() -> Path:
 def find(name: str) -> Object | None:
     """The object kept as ``name``; None if there is none that can be trusted."""
     try:
+        return _read(recall(name))
+    except (ValueError, KeyError, TypeError, binascii.Error):
+        return None  # missing or damaged: it is made anew
+
+
+def keep(name: str, made: Object) -> None:
+    """Keep ``made`` as ``name``, if that can be done."""
+    note(name, _written(made))
+
+
+def recall(name: str) -> Any:
+    """What JSON is kept as ``name``; None if there is none that can be trusted."""
+    try:
         place = _opened(create=False)
     except OSError:
         return None
     try:
         file = os.open(f"{name}.json", os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=place)
         with open(file, "rb") as stream:
-            if not _ours(file):
-                return None
-            return _read(stream.read())
-    except (OSError, ValueError, KeyError, TypeError, binascii.Error):
-        return None  # missing or damaged: it is made anew
+            return json.loads(stream.read()) if _ours(file) else None
+    except (OSError, ValueError):
+        return None
     finally:
         os.close(place)
 
 
-def keep(name: str, made: Object) -> None:
-    """Keep ``made`` as ``name``, if that can be done."""
+def note(name: str, value: Any) -> None:
+    """Keep ``value`` as ``name``, if that can be done."""
     try:
         place = _opened(create=True)
     except OSError:
@@ -64,7 +76,7 @@ def keep(name: str, made: Object) -> None:
     flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
     try:
         with open(os.open(aside, flags, 0o600, dir_fd=place), "wb") as stream:
-            stream.write(_written(made))
+            stream.write(json.dumps(value).encode())
             stream.flush()
             os.fsync(stream.fileno())
         os.rename(aside, f"{name}.json", src_dir_fd=place, dst_dir_fd=place)
@@ -104,14 +116,13 @@ def _forget(name: str, place: int) -> None:
         os.unlink(name, dir_fd=place)
 
 
-def _written(made: Object) -> bytes:
+def _written(made: Object) -> dict[str, Any]:
     plain = dataclasses.asdict(made)
     plain["code"] = {name: base64.b64encode(code).decode() for name, code in made.code.items()}
-    return json.dumps(plain).encode()
+    return plain
 
 
-def _read(raw: bytes) -> Object:
-    plain = json.loads(raw)
+def _read(plain: Any) -> Object:
     return Object(
         maps=tuple(MapSpec(**spec) for spec in plain["maps"]),
         code={name: base64.b64decode(code) for name, code in plain["code"].items()},

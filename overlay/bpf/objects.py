@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ctypes
 import struct
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,11 +17,14 @@ from overlay.bpf import bccload
 from overlay.bpf.compiling import quiet_bcc
 from overlay.errors import EnvironmentLacks, NoPrivilege
 
-__all__ = ["MapSpec", "NoBpf", "Object", "compile_text", "refusal"]
+__all__ = ["MapSpec", "NoBpf", "Object", "compile_text", "linked", "refusal"]
 
 #: An instruction that loads 64 bits takes two places; this says that they are a map's.
 _LOAD_64 = 0x18
 _MAP_FD = 1
+#: The upper half of a constant that is still to be put in (``CONSTANT`` in the tracer's
+#: probes/state.c).
+_CONSTANT = 0x7FA11700
 
 
 class NoBpf(EnvironmentLacks):
@@ -102,6 +106,24 @@ def _with_places(code: bytes, places: dict[int, int]) -> bytes:
         if code[at] == _LOAD_64 and code[at + 1] >> 4 == _MAP_FD:
             (fd,) = struct.unpack_from("=i", code, at + 4)
             struct.pack_into("=i", changed, at + 4, places[fd])
+    return bytes(changed)
+
+
+def linked(code: bytes, fds: Sequence[int], told: Sequence[int] = ()) -> bytes:
+    """The instructions with maps by the descriptors ``fds``, and with the constants ``told``."""
+    changed = bytearray(code)
+    for at in range(0, len(code), 8):
+        if code[at] != _LOAD_64:
+            continue
+        low, high = (
+            struct.unpack_from("<I", code, at + 4)[0],
+            struct.unpack_from("<I", code, at + 12)[0],
+        )
+        if code[at + 1] >> 4 == _MAP_FD:
+            struct.pack_into("<I", changed, at + 4, fds[low])
+        elif high == _CONSTANT:
+            struct.pack_into("<I", changed, at + 4, told[low] & 0xFFFFFFFF)
+            struct.pack_into("<I", changed, at + 12, told[low] >> 32)
     return bytes(changed)
 
 

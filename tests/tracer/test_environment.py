@@ -17,7 +17,7 @@ from overlay.bpf.compiling import SHIM
 from overlay.errors import NoPrivilege
 from tests.running import REPOSITORY, in_child
 from tracer import program
-from tracer.kallsyms import NoAddresses, copyup_ranges, ranges_of
+from tracer.kallsyms import KALLSYMS, NoAddresses, copyup_ranges, known_ranges, ranges_of
 
 
 def u32(*values: int) -> bytes:
@@ -117,6 +117,24 @@ def test_hidden_addresses(tmp_path: Path) -> None:
         copyup_ranges(str(symbols))
     with pytest.raises(NoAddresses, match="cannot be read"):
         copyup_ranges(str(tmp_path / "missing"))
+
+
+def test_copyup_code_is_looked_for_once(
+    tracing: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The second time only where the kernel begins is read, which may have moved."""
+    monkeypatch.setenv("CACHE_DIRECTORY", str(tmp_path))
+    expected = copyup_ranges()
+    assert known_ranges() == expected
+    if not list(tmp_path.iterdir()):
+        pytest.skip("needs: overlayfs that is no module, and a kernel with a build id")
+    text = next(line for line in Path(KALLSYMS).read_text().splitlines() if line.endswith(" _text"))
+    moved = tmp_path / "kallsyms"
+    moved.write_text(f"{int(text.split()[0], 16) + 0x2000000:x} T _text\n")
+    assert known_ranges(str(moved)) == [(a + 0x2000000, b + 0x2000000) for a, b in expected]
+    moved.write_text("0000000000000000 T _text\n0000000000000000 T ovl_copy_up_flags\n")
+    with pytest.raises(NoAddresses, match="hides"):
+        known_ranges(str(moved))
 
 
 def test_bcc_missing() -> None:

@@ -90,18 +90,25 @@ HOOK(percpu_alloc)
     return 0;
 }
 
+/* User space asks which unions there are, with fsopen("overlay"). */
+HOOK(fsopened)
+{
+    if (SYSCALL_NR(ctx->args[0]) == NR_FSOPEN &&
+        bpf_get_current_pid_tgid() >> 32 == CONSTANT(C_OWN_PID)) {
+        learn_type(ctx->args[1]);
+        walk(1);
+    }
+    return 0;
+}
+
 HOOK(sys_exit)
 {
     u64 regs = ctx->args[0];
     long ret = ctx->args[1];
     u32 nr = SYSCALL_NR(regs);
-    u64 ids = bpf_get_current_pid_tgid();
-    u32 tid = (u32)ids;
-    int asked = nr == NR_FSOPEN && ids >> 32 == CONSTANT(C_OWN_PID);
-    if (asked)
-        learn_type(ret);
-    if (asked || nr == NR_FSCONFIG || nr == NR_MOUNT)
-        walk(asked);
+    u32 tid = thread();
+    if (nr == NR_FSCONFIG || nr == NR_MOUNT)
+        walk(0);
     int changes = nr == NR_MOUNT || nr == NR_MOVE_MOUNT || nr == NR_UMOUNT ||
                   (nr == NR_FSCONFIG && (u32)SYSCALL_ARG1(regs) == FSCONFIG_CMD_RECONFIGURE);
     if (changes && ret == 0)
