@@ -10,10 +10,10 @@ from __future__ import annotations
 import os
 import stat
 from dataclasses import dataclass
-from types import TracebackType
-from typing import NamedTuple, Self
+from typing import NamedTuple
 
 from overlay import syscalls
+from overlay.closing import Closing
 from overlay.layer import VANISHED
 from overlay.marks import MarkFamily, is_whiteout_device
 from overlay.markvalues import NO_XATTR
@@ -160,7 +160,7 @@ class Below:
         return Target(node.st.st_mode, spots, size)
 
 
-class DirectoryBelow:
+class DirectoryBelow(Closing):
     """A directory of the bottoms; close it, or use it in ``with``.  Opened when first asked."""
 
     def __init__(self, below: Below, view: View, spots: tuple[Spot, ...]) -> None:
@@ -179,17 +179,6 @@ class DirectoryBelow:
         if self._open is not None:
             self._open.close()
             self._open = None
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
 
     def find(self, name: bytes, *, data: bool = False) -> Target | None:
         """What the bottoms show as ``name``; ``data``: a file's size is of interest."""

@@ -14,10 +14,10 @@ import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from types import TracebackType
 from typing import Final, Self
 
 from overlay import images, syscalls
+from overlay.closing import Closing
 from overlay.errors import OperationFailed, UsageError
 from overlay.markvalues import MarkFamily
 from overlay.probes import LayerCapabilities, capabilities, top_shortcomings
@@ -53,7 +53,7 @@ class Entry:
         return self.path.rpartition(b"/")[2]
 
 
-class Layer:
+class Layer(Closing):
     """A layer's directory tree.  Paths are bytes from its root; ``b""`` is the root itself.
 
     ``path`` is what it was opened as, for messages.  Close it, or use it in ``with``.
@@ -90,17 +90,6 @@ class Layer:
         if self.fd >= 0:
             os.close(self.fd)
             self.fd = -1
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
 
     def open_file(self, path: bytes, flags: int) -> int:
         """A descriptor on ``path``; it belongs to the caller."""

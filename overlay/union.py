@@ -17,11 +17,10 @@ import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from stat import S_IFREG, S_ISLNK
-from types import TracebackType
-from typing import Self
 
 from overlay import renaming
 from overlay.attributes import Attributes
+from overlay.closing import Closing
 from overlay.credentials import EXECUTE, READ, WRITE, Credentials
 from overlay.dircopyup import DirEntry, copy_directory_up, entries
 from overlay.entries import Entries
@@ -38,7 +37,7 @@ __all__ = ["Credentials", "DirEntry", "Union"]
 Path = str | bytes | os.PathLike[str]
 
 
-class Union:
+class Union(Closing):
     """A top over its bottoms (uppermost first); close it, or use it in ``with``.
 
     Paths start at the union's root, with or without a slash, and may be of any length.
@@ -105,17 +104,6 @@ class Union:
     def close(self) -> None:
         """Give the layers free; descriptors from :meth:`open` stay."""
         self._stack.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
 
     # ------------------------------------------------------------------- reading
 

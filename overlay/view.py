@@ -12,9 +12,9 @@ from __future__ import annotations
 import os
 import stat
 from collections.abc import Sequence
-from types import TracebackType
-from typing import NamedTuple, Self
+from typing import NamedTuple
 
+from overlay.closing import Closing
 from overlay.layer import VANISHED, Layer
 from overlay.marks import HostileMark, MarkFamily, Marks, read_marks, visible_xattrs
 from overlay.text import printable
@@ -156,7 +156,7 @@ class TwoTops(View):
         return range(2 if layer == 0 else layer + 1, self.merged)
 
 
-class OpenDirectory:
+class OpenDirectory(Closing):
     """A directory of a union with its places open; close it, or use it in ``with``."""
 
     def __init__(self, view: View, places: tuple[Place, ...]) -> None:
@@ -178,17 +178,6 @@ class OpenDirectory:
         for fd in self._fds.values():
             os.close(fd)
         self._fds.clear()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
 
     def names_in(self, place: Place) -> frozenset[bytes]:
         """Every name at one of the places, whiteouts included."""

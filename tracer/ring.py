@@ -9,10 +9,11 @@ from __future__ import annotations
 
 import mmap
 import select
-from types import TracebackType
 
 import numpy as np
 import numpy.typing as npt
+
+from overlay.closing import Closing
 
 __all__ = ["Ring"]
 
@@ -21,7 +22,7 @@ _DISCARDED = 1 << 30
 _HEADER = 8
 
 
-class Ring:
+class Ring(Closing):
     """The consumer's side of the ring buffer map ``map_fd`` of ``size`` bytes.
 
     Every record must have ``record_size`` bytes (a multiple of 8).
@@ -86,14 +87,3 @@ class Ring:
         self._produced.release()
         self._consumer.close()
         self._data.close()
-
-    def __enter__(self) -> Ring:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        value: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()

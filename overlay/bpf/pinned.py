@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import os
 from contextlib import suppress
-from types import TracebackType
-from typing import Self
 
 from overlay import syscalls
 from overlay.bpf.loading import Map
+from overlay.closing import Closing
 
 __all__ = ["BPF_FS_MAGIC", "PinnedMap", "pin"]
 
@@ -25,7 +24,7 @@ def pin(fd: int, path: str) -> None:
     syscalls.bpf(_OBJ_PIN, "QI", os.fsencode(path) + b"\0", fd)
 
 
-class PinnedMap(Map):
+class PinnedMap(Map, Closing):
     """A map that was pinned, by its path."""
 
     def __init__(self, path: str, *, key_size: int, value_size: int) -> None:
@@ -36,14 +35,3 @@ class PinnedMap(Map):
         """Put ``value`` there, unless there is one; OSError E2BIG where the map is full."""
         with suppress(FileExistsError):
             syscalls.bpf(_MAP_UPDATE, "IQQQ", self.fd, key, value, _NO_EXIST)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
