@@ -5,10 +5,12 @@ from __future__ import annotations
 import threading
 from collections import Counter
 from collections.abc import Iterable, Iterator
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import numpy.typing as npt
 
+from tracer.histogram import Histogram
 from tracer.schema import PHASES
 
 if TYPE_CHECKING:
@@ -19,6 +21,8 @@ if TYPE_CHECKING:
 __all__ = ["CONTENT_TYPE", "Metrics"]
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
+
+Counts = npt.NDArray[np.int64]
 
 #: Upper bounds of the latency buckets, ns: 10 µs to 10 s.
 _BOUNDS = np.array([int(f * 10**e) for e in range(4, 10) for f in (1, 2.5, 5)] + [10**10], np.int64)
@@ -33,13 +37,14 @@ class Metrics:
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._buckets: dict[tuple[str, ...], np.ndarray[tuple[int], np.dtype[np.int64]]] = {}
+        self._buckets: dict[tuple[str, ...], Counts] = {}
         self._sums: Counter[tuple[str, ...]] = Counter()
         self._bytes: Counter[tuple[str, ...]] = Counter()
         self._phases: Counter[tuple[str, ...]] = Counter()
         self._errors: Counter[tuple[str, ...]] = Counter()
         self._counts = {"lost": 0, "unmatched": 0}
         self._info: tuple[str, ...] = ("", "", "")
+        self._kept: dict[tuple[str, ...], Histogram] = {}
 
     def watch(self, table: pa.Table, session: Session) -> None:
         """Count these spans, and note what the session has lost."""
@@ -47,7 +52,18 @@ class Metrics:
         with self._lock:
             self._counts = {"lost": run.lost, "unmatched": run.unmatched}
             self._info = (run.tool_version, run.kernel, run.backend)
+            self.keep(run.latencies)
             self.add(table)
+
+    def keep(self, latencies: Iterable[dict[str, Any]]) -> None:
+        """Note the histograms that the kernel keeps (of :func:`tracer.latencies.described`), of
+        all unions together; they hold all since the start."""
+        self._kept = {}
+        for one in latencies:
+            key = (one["kind"], one["outcome"] or "", str(one["layers"] or ""))
+            counts = {int(index): count for index, count in one["buckets"].items()}
+            kept = self._kept.setdefault(key, Histogram())
+            kept.merge(Histogram.counted(counts, one["sum_ns"]))
 
     def add(self, table: pa.Table) -> None:
         """Count these spans (columns as in :data:`tracer.schema.SCHEMA`)."""
@@ -74,7 +90,18 @@ class Metrics:
     def _lines(self) -> Iterator[str]:
         yield from _head("fallthru_trace_info", "gauge", "What traces, and where.")
         yield _sample("fallthru_trace_info", ("version", "kernel", "backend"), self._info, 1)
-        yield from self._histogram()
+        yield from _histograms(
+            "fallthru_span_duration_seconds",
+            "How long copyups, and other spans, took.",
+            ("kind", "op", "how"),
+            {key: (counts, self._sums[key]) for key, counts in self._buckets.items()},
+        )
+        yield from _histograms(
+            "fallthru_operation_duration_seconds",
+            "How long lookups, readdirs and other operations took, as the kernel counted.",
+            ("kind", "outcome", "layers"),
+            {key: (_within(one), one.sum) for key, one in self._kept.items()},
+        )
         labels = ("kind", "op", "how")
         yield from _counters(
             "fallthru_copied_bytes_total", "Data moved to the top.", labels, self._bytes
@@ -99,17 +126,6 @@ class Metrics:
         for which, (name, text) in helps.items():
             yield from _counters(name, text, (), {(): self._counts[which]})
 
-    def _histogram(self) -> Iterator[str]:
-        name, labels = "fallthru_span_duration_seconds", ("kind", "op", "how")
-        yield from _head(name, "histogram", "How long copyups, and other spans, took.")
-        for key, counts in sorted(self._buckets.items()):
-            running = np.cumsum(counts)
-            for bound, count in zip([*_BOUNDS.tolist(), None], running.tolist(), strict=True):
-                limit = "+Inf" if bound is None else repr(bound / 1e9)
-                yield _sample(f"{name}_bucket", (*labels, "le"), (*key, limit), count)
-            yield _sample(f"{name}_sum", labels, key, self._sums[key] / 1e9)
-            yield _sample(f"{name}_count", labels, key, int(running[-1]))
-
 
 def _groups(table: pa.Table, names: tuple[str, ...]) -> Iterator[tuple[tuple[str, ...], pa.Table]]:
     """The rows for each combination of values in ``names`` (text; null is "unknown")."""
@@ -122,6 +138,30 @@ def _groups(table: pa.Table, names: tuple[str, ...]) -> Iterator[tuple[tuple[str
     key = pc.binary_join_element_wise(*keys, "\0").combine_chunks().dictionary_encode()
     for code, text in enumerate(key.dictionary.to_pylist()):
         yield tuple(text.split("\0")), table.filter(pc.equal(key.indices, code))
+
+
+def _within(kept: Histogram) -> Counts:
+    """Counts by our bounds; what may be beyond a bound counts as beyond."""
+    counts = np.zeros(len(_BOUNDS) + 1, np.int64)
+    for bucket in kept.buckets(16):
+        counts[np.searchsorted(_BOUNDS, bucket.high - 1)] += bucket.count
+    return counts
+
+
+def _histograms(
+    name: str,
+    text: str,
+    labels: tuple[str, ...],
+    values: dict[tuple[str, ...], tuple[Counts, int]],
+) -> Iterator[str]:
+    yield from _head(name, "histogram", text)
+    for key, (counts, total) in sorted(values.items()):
+        running = np.cumsum(counts)
+        for bound, count in zip([*_BOUNDS.tolist(), None], running.tolist(), strict=True):
+            limit = "+Inf" if bound is None else repr(bound / 1e9)
+            yield _sample(f"{name}_bucket", (*labels, "le"), (*key, limit), count)
+        yield _sample(f"{name}_sum", labels, key, total / 1e9)
+        yield _sample(f"{name}_count", labels, key, int(running[-1]))
 
 
 def _sum(column: pa.ChunkedArray) -> int:
