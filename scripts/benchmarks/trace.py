@@ -1,4 +1,4 @@
-"""What tracing costs what is traced: each backend, strace and bpftrace against no tracing.
+"""What tracing costs what is traced: each backend, strace, bpftrace, funclatency against none.
 
 Aims: at most 1.05 on copyups and 1.02 on stats, nothing lost, the first event within 0.6 s, and
 a recorder that stays below 120 MB.
@@ -24,6 +24,7 @@ from pathlib import Path
 from measuring import emit
 
 from overlay import kernel, syscalls
+from overlay.bpf.loading import has_kprobes
 from overlay.errors import FallthruError
 from tracer import parts
 from tracer.backend import open_backend
@@ -39,10 +40,20 @@ BPFTRACE = (
     'BEGIN { printf("ready\\n"); }'
 )
 
+#: What each workload does, so many times for each file of the union.
+TIMES = {"copyup": 1, "stat": 5, "unpack": 1}
+
 #: Run on its own, so that only it is measured; prints CPU and wall nanoseconds.
 WORK = """
-import os, sys, time
+import os, resource, sys, time
 kind, where, count = sys.argv[1], sys.argv[2], int(sys.argv[3])
+if kind == "unpack":
+    wall = time.perf_counter_ns()
+    child = os.posix_spawnp("dpkg-deb", ["dpkg-deb", "-x", f"{where}.deb", where], os.environ)
+    assert os.waitpid(child, 0)[1] == 0
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    print(int((used.ru_utime + used.ru_stime) * 1e9), time.perf_counter_ns() - wall)
+    raise SystemExit
 paths = [f"{where}/{number}" for number in range(count)]
 open_, close, stat, mode = os.open, os.close, os.stat, os.O_WRONLY
 cpu, wall = time.process_time_ns(), time.perf_counter_ns()
@@ -64,10 +75,29 @@ class Union:
     count: int
 
     def __post_init__(self) -> None:
-        (self.base / "bottom").mkdir()
+        (self.base / "bottom").mkdir(parents=True)
         (self.base / "mnt").mkdir()
         for number in range(self.count):
             (self.base / "bottom" / str(number)).write_bytes(b"x" * 4096)
+
+    def package(self, files: int) -> Union:
+        """The same, with the files of a package, which lies beside the mount point."""
+        made = Union(self.base / "package", 0)
+        tree = made.base / "bottom"
+        for number in range(files):
+            place = tree / "usr" / "share" / f"d{number % 97}"
+            place.mkdir(parents=True, exist_ok=True)
+            (place / str(number)).write_bytes(b"x" * 4096)
+        (tree / "DEBIAN").mkdir()
+        (tree / "DEBIAN" / "control").write_text(
+            "Package: p\nVersion: 1\nArchitecture: all\nMaintainer: n <n@n>\nDescription: d\n"
+        )
+        subprocess.run(
+            ("dpkg-deb", "-Znone", "-b", tree, made.base / "mnt.deb"),
+            check=True, stdout=subprocess.DEVNULL,
+        )  # fmt: skip
+        made.count = files
+        return made
 
     @contextmanager
     def mounted(self) -> Iterator[Path]:
@@ -96,7 +126,7 @@ def run(measured: Measured, union: Union, kind: str, prefix: tuple[str, ...] = (
     done = subprocess.run(
         (*command, str(union.count)), stdout=subprocess.PIPE, text=True, check=True
     )
-    operations = union.count * (1 if kind == "copyup" else 5)
+    operations = union.count * TIMES[kind]
     cpu, wall = (int(word) / operations for word in done.stdout.split())
     measured.cpu.append(cpu)
     measured.wall.append(wall)
@@ -127,20 +157,34 @@ def recording(backend: str, measured: Measured, mnt: Path) -> Iterator[None]:
             measured.spans, measured.lost = metadata.spans, measured.lost + metadata.lost
 
 
+#: Peers that are started before the work: how, and what they say when they see everything.
+PEERS = {
+    "bpftrace": (("bpftrace", "-B", "line", "-e", BPFTRACE), "ready"),
+    "funclatency": (("stdbuf", "-oL", "funclatency-bpfcc", "ovl_copy_up_flags"), "Tracing"),
+}
+
+
 @contextmanager
-def bpftrace() -> Iterator[None]:
-    with subprocess.Popen(
-        ("bpftrace", "-B", "line", "-e", BPFTRACE), stdout=subprocess.PIPE, text=True
-    ) as tracer:
+def peer(name: str) -> Iterator[None]:
+    command, ready = PEERS[name]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as tracer:
         assert tracer.stdout is not None
         line = "starting"
-        while line and line != "ready\n":
+        while line and not line.startswith(ready):
             line = tracer.stdout.readline()
         if not line:
-            raise SystemExit("bench: bpftrace does not work here; --without bpftrace leaves it out")
+            raise SystemExit(f"bench: {name} does not work here; --without {name} leaves it out")
         yield
         tracer.send_signal(signal.SIGINT)
         tracer.stdout.read()
+
+
+def lacking(name: str) -> str:
+    """Why a peer cannot take part; nothing if it can."""
+    if name == "funclatency" and not has_kprobes():
+        return "the kernel has no kprobes"
+    programs = [word for word in PEERS[name][0] if name in word]
+    return "" if any(map(shutil.which, programs)) else "it is not installed"
 
 
 def working_backends() -> list[str]:
@@ -167,15 +211,16 @@ def race(
         with union.mounted() as mnt, recording(backend, result[backend], mnt):
             run(result[backend], union, kind)
 
-    def by_bpftrace() -> None:
-        with union.mounted(), bpftrace():
-            run(result["bpftrace"], union, kind)
+    def by_peer(name: str) -> None:
+        with union.mounted(), peer(name):
+            run(result[name], union, kind)
 
     contenders: dict[str, Callable[[], None]] = {"off": lambda: plainly("off")}
     for backend in backends:
         contenders[backend] = lambda backend=backend: traced(backend)  # type: ignore[misc]
-    if shutil.which("bpftrace") and "bpftrace" not in without:
-        contenders["bpftrace"] = by_bpftrace
+    for name in PEERS:
+        if name not in without and not lacking(name):
+            contenders[name] = lambda name=name: by_peer(name)  # type: ignore[misc]
     if shutil.which("strace") and "strace" not in without:
         contenders["strace -c -f"] = lambda: plainly(
             "strace -c -f", ("strace", "-c", "-f", "-o", "/dev/null")
@@ -225,15 +270,24 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--without", action="append", default=[], metavar="TRACER")
     arguments = parser.parse_args(argv)
     backends = working_backends()
-    lines, data = [], {}
+    lines: list[str] = []
+    data: dict[str, object] = {}
     syscalls.unshare(syscalls.CLONE_NEWNS)
     syscalls.mount("none", "/", None, syscalls.MS_REC | syscalls.MS_PRIVATE, None)
     if not os.path.isdir("/sys/kernel/tracing/events"):
         syscalls.mount("tracefs", "/sys/kernel/tracing", "tracefs", 0, None)  # for bpftrace
     with tempfile.TemporaryDirectory(prefix="fallthru-bench-", dir="/dev/shm") as scratch:
         union = Union(Path(scratch), arguments.files)
-        for kind in ("copyup", "stat"):
-            result = race(union, kind, arguments.rounds, backends, arguments.without)
+        for name in PEERS:
+            if name not in arguments.without and lacking(name):
+                lines.append(f"without {name}: {lacking(name)}")
+        unions = {"copyup": union, "stat": union}
+        if shutil.which("dpkg-deb"):
+            unions["unpack"] = union.package(arguments.files // 4)
+        else:
+            lines.append("without unpack: there is no dpkg-deb")
+        for kind, here in unions.items():
+            result = race(here, kind, arguments.rounds, backends, arguments.without)
             found = ratios(result)
             base = statistics.median(result["off"].cpu) / 1e3
             print(f"{kind}: done", file=sys.stderr)
