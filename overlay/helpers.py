@@ -10,11 +10,13 @@ import os
 import signal
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from multiprocessing.connection import Connection, Pipe, wait
-from typing import Generic, TypeVar
+from typing import TYPE_CHECKING, Generic, TypeVar, cast
 
 from overlay import syscalls
 from overlay.errors import OperationFailed
+
+if TYPE_CHECKING:
+    from multiprocessing.connection import Connection
 
 __all__ = ["work_off"]
 
@@ -52,6 +54,9 @@ class _Crew(Generic[Batch, Answer]):
         self.busy: dict[Connection, Batch] = {}
 
     def start(self, begin: Callable[[], Callable[[Batch], Answer]]) -> None:
+        # What ends before any helper is started should not wait for this import.
+        from multiprocessing.connection import Pipe
+
         ours, theirs = Pipe()
         pid = os.fork()
         if pid == 0:
@@ -72,8 +77,9 @@ class _Crew(Generic[Batch, Answer]):
         helper.send(batch)
 
     def answers(self) -> Iterator[tuple[Batch, Answer]]:
-        for helper in wait(list(self.busy)):
-            assert isinstance(helper, Connection)
+        from multiprocessing.connection import wait
+
+        for helper in cast("list[Connection]", wait(list(self.busy))):
             try:
                 answer = helper.recv()
             except (EOFError, ConnectionResetError):

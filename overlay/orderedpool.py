@@ -11,11 +11,13 @@ import gc
 import os
 import signal
 from collections.abc import Generator
-from multiprocessing.connection import Connection, Pipe, wait
-from typing import Any, Final, Protocol
+from typing import TYPE_CHECKING, Any, Final, Protocol, cast
 
 from overlay import syscalls
 from overlay.errors import OperationFailed
+
+if TYPE_CHECKING:
+    from multiprocessing.connection import Connection
 
 __all__ = ["Result", "Task", "Walker", "ordered"]
 
@@ -104,8 +106,9 @@ class _Pool:
 
     def collect(self) -> None:
         """Wait until a worker is done, and keep what it found."""
-        for ready in wait(list(self._busy)):
-            assert isinstance(ready, Connection)
+        from multiprocessing.connection import wait
+
+        for ready in cast("list[Connection]", wait(list(self._busy))):
             try:
                 answer = ready.recv()
             except (EOFError, ConnectionResetError):
@@ -121,6 +124,9 @@ class _Pool:
             self._idle.append(ready)
 
     def _start(self) -> None:
+        # Small layers need none of it, and it takes longer to import than they to be read.
+        from multiprocessing.connection import Pipe
+
         ours, theirs = Pipe()
         pid = os.fork()
         if pid == 0:

@@ -100,8 +100,12 @@ def standings() -> dict[str, Standing]:
 def start_time(pid: int) -> int | None:
     """When a process started, in clock ticks since the boot; None if it is gone."""
     try:
-        with open(f"/proc/{pid}/stat", "rb") as file:
-            fields = file.read().rpartition(b")")[2].split()
+        fd = os.open(f"/proc/{pid}/stat", os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            # One line, and it comes in one piece.
+            fields = os.read(fd, 4096).rpartition(b")")[2].split()
+        finally:
+            os.close(fd)
     except OSError:
         return None
     # Fields from the third on (proc(5)): the state, and the 22nd, starttime.

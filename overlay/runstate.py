@@ -29,6 +29,7 @@ __all__ = ["DIRECTORY", "Drawer", "any_devices", "drop", "load", "locked", "put"
 
 DIRECTORY: Final = "/run/fallthru"
 Drawer = Literal["overlays", "devices", "images", "mounts", "networks", "roots"]
+_CHUNK: Final = 1 << 16
 _OPEN: Final = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
@@ -84,8 +85,12 @@ def load(drawer: Drawer) -> dict[str, dict[str, Any]]:
 
 def _read(fd: int, name: str) -> dict[str, Any]:
     try:
-        with open(os.open(name, os.O_RDONLY | os.O_NOFOLLOW, dir_fd=fd), "rb") as file:
-            found = json.loads(file.read())
+        file = os.open(name, os.O_RDONLY | os.O_NOFOLLOW, dir_fd=fd)
+        try:
+            # A file object for each of a thousand notes would take longer than reading them.
+            found = json.loads(b"".join(iter(lambda: os.read(file, _CHUNK), b"")))
+        finally:
+            os.close(file)
     except FileNotFoundError:
         return {}  # dropped between the two looks
     except (OSError, ValueError) as error:

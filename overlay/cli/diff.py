@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from overlay.cli.changelines import COLOURS, LETTERS, plain_line, record
 from overlay.cli.layers import (
     DIRECTORY,
     NamedLayers,
@@ -28,10 +29,6 @@ from overlay.text import human_bytes, printable
 if TYPE_CHECKING:
     from overlay.changes import Change, Difference
     from overlay.view import View
-
-#: One letter a kind, stable: scripts read them.
-LETTERS = {"added": "A", "changed": "C", "deleted": "D", "replaced": "R"}
-_COLOURS = {"A": "green", "C": "yellow", "D": "red", "R": "magenta"}
 
 
 @dataclass(slots=True)
@@ -236,39 +233,6 @@ def _counted(changes: Iterable[Change], counts: Counts) -> Iterator[Change]:
         yield change
 
 
-def record(change: Change) -> dict[str, object]:
-    """A change for JSON; paths as :func:`printable` shows them."""
-    return {
-        "path": printable(change.path),
-        "kind": change.kind,
-        "type": change.ftype,
-        "size": change.size,
-        "old_type": change.old_ftype,
-        "old_size": change.old_size,
-        "what": sorted(change.what),
-        "metadata_only": change.metadata_only,
-        "moved_from": None if change.moved_from is None else printable(change.moved_from),
-        "gone": change.gone,
-        "gone_bytes": change.gone_bytes,
-        "links": change.links,
-    }
-
-
-def plain_line(change: Change) -> str:
-    """A change for scripts: letter, type, size, what, path, and the old path of a move."""
-    deleted = change.kind == "deleted"
-    fields = [
-        LETTERS[change.kind],
-        str(change.old_ftype if deleted else change.ftype),
-        str(change.gone_bytes if deleted else change.size),
-        ",".join(sorted(change.what)) or "-",
-        printable(change.path),
-    ]
-    if change.moved_from is not None:
-        fields.append(printable(change.moved_from))
-    return "\t".join(fields)
-
-
 def _show_counts(counts: Counts, as_json: bool) -> None:
     if not as_json:
         click.echo(counts.line())
@@ -305,10 +269,10 @@ def _show_tree(changes: Iterable[Change]) -> None:
         text = printable(name) + ("/" if ftype == "directory" else "")
         shown = [*above, name]
         click.echo(
-            click.style(letter, fg=_COLOURS[letter])
+            click.style(letter, fg=COLOURS[letter])
             + " "
             + "  " * len(above)
-            + click.style(text, fg=_COLOURS[letter])
+            + click.style(text, fg=COLOURS[letter])
             + click.style(_remarks(change), dim=True)
         )
 

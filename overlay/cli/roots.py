@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from datetime import datetime
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -18,6 +18,9 @@ from overlay.cli.rootoptions import (
 )
 from overlay.errors import FallthruError
 from overlay.text import printable
+
+if TYPE_CHECKING:
+    from overlay.rootnotes import Standing
 
 _names = click.argument("names", metavar="NAME...", nargs=-1, required=True)
 
@@ -98,17 +101,19 @@ def list_(as_json: bool) -> None:
     if as_json:
         emit_json([_record(name, standings.get(name)) for name in found])
         return
-    if not found:
-        click.echo("there are no roots")
-    for name in found:
-        standing = standings.get(name)
-        if standing is None:
-            click.echo(f"{name}  stopped")
-            continue
-        since = datetime.fromtimestamp(standing.since).isoformat(" ", "seconds")
-        address = f"  {standing.address}" if standing.address else ""
-        newer = ", started by a newer fallthru" if standing.newer else ""
-        click.echo(f"{name}  running since {since}, process {standing.pid}{address}{newer}")
+    # All at once: each echo is a write.
+    click.echo(
+        "\n".join(_line(name, standings.get(name)) for name in found) or "there are no roots"
+    )
+
+
+def _line(name: str, standing: Standing | None) -> str:
+    if standing is None:
+        return f"{name}  stopped"
+    since = datetime.fromtimestamp(standing.since).isoformat(" ", "seconds")
+    address = f"  {standing.address}" if standing.address else ""
+    newer = ", started by a newer fallthru" if standing.newer else ""
+    return f"{name}  running since {since}, process {standing.pid}{address}{newer}"
 
 
 def _record(name: str, standing: Any) -> dict[str, object]:

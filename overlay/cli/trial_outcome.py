@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from overlay.cli.diff import LETTERS, record
+from overlay.cli.changelines import COLOURS, LETTERS, record
 from overlay.cli.wishes import Wishes
 from overlay.errors import FallthruError, OperationFailed, UsageError
 from overlay.text import human_bytes, printable
@@ -29,7 +29,6 @@ if TYPE_CHECKING:
 __all__ = ["settle"]
 
 _SHOWN = 200
-_COLOURS = {"A": "green", "C": "yellow", "D": "red", "R": "magenta"}
 
 
 @dataclass(slots=True)
@@ -195,7 +194,7 @@ def _show(summary: _Summary, trial: Trial) -> None:
     for change in summary.first:
         letter = LETTERS[change.kind]
         slash = "/" if "directory" in (change.ftype, change.old_ftype) else ""
-        name = click.style(f"{letter} /{printable(change.path)}{slash}", fg=_COLOURS[letter])
+        name = click.style(f"{letter} /{printable(change.path)}{slash}", fg=COLOURS[letter])
         _say(name + _remark(change))
     if summary.total > len(summary.first):
         _say(f"… and {summary.total - len(summary.first)} more")
