@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -11,17 +12,19 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from overlay.errors import UsageError
+from overlay.errors import OperationFailed, UsageError
 from overlay.text import printable
 from tracer.columns import plain
 from tracer.latencies import added
-from tracer.reading import Reading, Run
+from tracer.parts import PartError, read_part
+from tracer.reading import Part, Reading, read
 from tracer.schema import SCHEMA, RunMetadata
+from tracer.selection import Selection
 
 if TYPE_CHECKING:
     from tracer.tracefile import TraceWriter
 
-__all__ = ["merge"]
+__all__ = ["Survey", "merge", "survey"]
 
 #: Rows to a part, as ``trace record`` has it.
 _PART_ROWS = 1 << 18
@@ -32,40 +35,108 @@ _KEY = ("ts", "tid", "kind", "path")
 _REMEMBERED = ("started_ns", "ended_ns", "command", "filters", "lost", "unmatched", "removed")
 
 
-def merge(reading: Reading, writer: TraceWriter) -> tuple[RunMetadata, int]:
+@dataclass(frozen=True)
+class _Source:
+    """A part: when its spans began (ns, in order), its run, and its greatest number."""
+
+    path: str
+    times: npt.NDArray[np.int64]
+    run: int
+    greatest: int
+
+
+@dataclass(frozen=True)
+class Survey:
+    """What there is to merge."""
+
+    reading: Reading
+    selection: Selection
+    sources: Sequence[_Source]
+
+
+def survey(paths: Sequence[str], selection: Selection) -> Survey:
+    """Look through the traces, part by part.  Raises the errors of
+    :func:`tracer.reading.read`."""
+    sources: list[_Source] = []
+
+    def note(part: Part) -> None:
+        times = np.sort(part.table["ts"].cast(pa.int64()).to_numpy())
+        greatest = pc.max(part.table["id"]).as_py() or 0
+        sources.append(_Source(part.path, times, part.metadata.started_ns, greatest))
+
+    return Survey(read(paths, selection, note), selection, sources)
+
+
+def merge(found: Survey, writer: TraceWriter) -> tuple[RunMetadata, int]:
     """Write the rows of all runs as one trace; returns its metadata and how many rows were
     there twice (the same run recorded into both, or merged before).
 
+    It has the rows of one new part in memory, and of those parts that they come from.
     Raises :class:`UsageError` for traces of different machines: process numbers and mount
-    points would be mixed up.
+    points would be mixed up; :class:`OperationFailed` for a part that is no more.
     """
-    names = sorted({run.metadata.hostname for run in reading.runs})
+    runs = [run.metadata for run in found.reading.runs]
+    names = sorted({run.hostname for run in runs})
     if len(names) > 1:
         raise UsageError(
             f"traces of different machines: {', '.join(map(printable, names))}",
             hint="`fallthru report DIR...` compares them side by side",
         )
-    table = _in_order(_renumbered(reading.runs))
-    twice = _twice(table)
-    table = table.filter(pa.array(~twice))
-    metadata = replace(_metadata([run.metadata for run in reading.runs]), spans=table.num_rows)
-    for at in range(0, max(table.num_rows, 1), _PART_ROWS):
-        writer.write(table.slice(at, _PART_ROWS), metadata)
-    return metadata, int(twice.sum())
+    whole = _metadata(runs)
+    shifts = _shifts(found.sources)
+    spans = twice = 0
+    windows = _windows(found.sources)
+    for first, beyond in pairwise(windows):
+        table = _in_order(_between(found, shifts, first, beyond))
+        again = _twice(table)
+        table = table.filter(pa.array(~again))
+        spans, twice = spans + table.num_rows, twice + int(again.sum())
+        # Until the last part is there, the trace says of itself that it goes on.
+        ended = whole.ended_ns if beyond == windows[-1] else None
+        writer.write(table, replace(whole, spans=spans, ended_ns=ended))
+    return replace(whole, spans=spans), twice
 
 
-def _renumbered(runs: Sequence[Run]) -> pa.Table:
-    """All rows; where spans have numbers, one number means one span of one run."""
-    tables, base, bases = [], 0, dict[int, int]()
-    for run in runs:
-        table = run.table
-        if "id" in SCHEMA.names:
-            start = run.metadata.started_ns
-            shift = bases.setdefault(start, base)
-            for name in ("id", "parent"):
-                place = table.schema.get_field_index(name)
-                table = table.set_column(place, SCHEMA.field(name), pc.add(table[name], shift))
-            base = max(base, (pc.max(table["id"]).as_py() or 0) + 1)
+def _windows(sources: Sequence[_Source]) -> list[int]:
+    """Times between which there are about as many rows as fit into a part; rows that may be the
+    same are never apart."""
+    times = np.sort(np.concatenate([np.zeros(0, np.int64), *(one.times for one in sources)]))
+    if not len(times):
+        return [0, 1]
+    return [*dict.fromkeys(times[::_PART_ROWS].tolist()), int(times[-1]) + 1]
+
+
+def _shifts(sources: Sequence[_Source]) -> dict[int, int]:
+    """What to add to the numbers of spans, by run, so that one number means one span."""
+    shifts: dict[int, int] = {}
+    base = 0
+    for run in dict.fromkeys(one.run for one in sources):
+        shifts[run] = base
+        base += max(one.greatest for one in sources if one.run == run) + 1
+    return shifts
+
+
+def _between(found: Survey, shifts: dict[int, int], first: int, beyond: int) -> pa.Table:
+    """The rows that began from ``first`` to before ``beyond`` (ns)."""
+    tables = [SCHEMA.empty_table()]
+    wanted = replace(
+        found.selection,
+        since=max(first, found.selection.since or first),
+        until=min(beyond, found.selection.until or beyond),
+    )
+    for one in found.sources:
+        if np.searchsorted(one.times, first) == np.searchsorted(one.times, beyond):
+            continue
+        try:
+            _, table = read_part(one.path, SCHEMA.names)
+        except PartError as error:
+            raise OperationFailed(f"{printable(one.path)}: {error}") from error
+        assert table is not None  # columns were asked for
+        table = wanted.apply(table.cast(SCHEMA))
+        for name in ("id", "parent"):
+            place = table.schema.get_field_index(name)
+            shifted = pc.add(table[name], shifts[one.run])
+            table = table.set_column(place, SCHEMA.field(name), shifted)
         tables.append(table)
     return pa.concat_tables(tables).unify_dictionaries().combine_chunks()
 

@@ -5,7 +5,7 @@ For the commands that want no more than rows; :mod:`analysis.load` makes frames.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 import pyarrow as pa
@@ -16,7 +16,16 @@ from tracer.parts import PartError, StrPath, discover, read_part, siblings, whol
 from tracer.schema import SCHEMA, RunMetadata
 from tracer.selection import Selection
 
-__all__ = ["Reading", "Run", "read"]
+__all__ = ["Part", "Reading", "Run", "read"]
+
+
+@dataclass(frozen=True)
+class Part:
+    """One file of a trace, and those of its rows that are wanted."""
+
+    path: str
+    metadata: RunMetadata
+    table: pa.Table
 
 
 @dataclass(frozen=True)
@@ -47,21 +56,33 @@ class Reading:
         return sum(run.metadata.lost for run in self.runs)
 
 
-def read(paths: StrPath | Iterable[StrPath], selection: Selection | None = None) -> Reading:
+def read(
+    paths: StrPath | Iterable[StrPath],
+    selection: Selection | None = None,
+    each: Callable[[Part], None] | None = None,
+) -> Reading:
     """The selected spans of trace directories, parts or globs of them.
+
+    ``each`` is shown the parts one by one; their rows are then not kept.
 
     Raises the errors of :func:`tracer.parts.discover`, and
     :class:`~overlay.errors.OperationFailed` when nothing of a trace can be read.
     """
     damage: list[str] = []
     runs = [
-        _run(directory, parts, selection or Selection(), damage)
+        _run(directory, parts, selection or Selection(), damage, each)
         for directory, parts in discover(paths).items()
     ]
     return Reading(runs, damage)
 
 
-def _run(directory: str, parts: Sequence[str], selection: Selection, damage: list[str]) -> Run:
+def _run(
+    directory: str,
+    parts: Sequence[str],
+    selection: Selection,
+    damage: list[str],
+    each: Callable[[Part], None] | None,
+) -> Run:
     tables, metadata, found, rows = [SCHEMA.empty_table()], [], list[str](), 0
     for path in parts:
         try:
@@ -72,7 +93,11 @@ def _run(directory: str, parts: Sequence[str], selection: Selection, damage: lis
         assert table is not None  # columns were asked for
         metadata.append(said)
         rows += table.num_rows
-        tables.append(selection.apply(table.cast(SCHEMA)))
+        chosen = selection.apply(table.cast(SCHEMA))
+        if each is None:
+            tables.append(chosen)
+        else:
+            each(Part(path, said, chosen))
     if not metadata:
         raise OperationFailed(
             f"no part of the trace in {printable(directory)} can be read: {found[0]}",

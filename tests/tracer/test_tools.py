@@ -17,6 +17,9 @@ import pytest
 from analysis.load import load
 from tests.analysis import synthetic
 from tests.running import fallthru
+from tracer import merge
+from tracer.selection import Selection
+from tracer.tracefile import TraceWriter
 
 SPANS = 997
 
@@ -160,6 +163,31 @@ def test_merge(trace: Path, tmp_path: Path) -> None:
     assert again == {"spans": SPANS + 499, "twice": SPANS + 499, "runs": 2}
     assert rows(tmp_path / "d") == rows(tmp_path / "c")
     assert load(tmp_path / "d").runs[0].metadata.lost == 3
+
+
+def test_merge_by_parts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Parts of few rows hold the same, in order; numbers stay apart, twins are never parted."""
+    monkeypatch.setattr(merge, "_PART_ROWS", 97)
+    for number, name in enumerate("ab"):
+        made = synthetic.columns(synthetic.Workload(spans=499, seed=number))
+        made["id"] = range(1, 500)
+        changes = {"started_ns": synthetic.START_NS + number}
+        synthetic.write(tmp_path / name, made, parts=3, changes=changes)
+    shutil.copytree(tmp_path / "a", tmp_path / "twin")
+    for others, spans, twice in (("b", 998, 0), ("twin", 499, 499)):
+        where = tmp_path / f"a and {others}"
+        found = merge.survey([str(tmp_path / "a"), str(tmp_path / others)], Selection())
+        metadata, again = merge.merge(found, TraceWriter(str(where)))
+        assert (metadata.spans, again) == (spans, twice)
+        merged = load(where)
+        assert (merged.damage, merged.runs[0].metadata.spans) == ((), spans)
+        assert merged.frame["ts"].is_monotonic_increasing
+        assert sorted(merged.frame["id"]) == [*range(1, 500), *range(501, 2 + spans)]
+        assert len(list(where.iterdir())) == -(-2 * 499 // 97)
+        expected = Counter(load(tmp_path / "a").frame["path"])
+        if others == "b":
+            expected += Counter(load(tmp_path / "b").frame["path"])
+        assert Counter(merged.frame["path"]) == expected
 
 
 def test_merge_of_one_trace_selects(trace: Path, frame: pd.DataFrame, tmp_path: Path) -> None:

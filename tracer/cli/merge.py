@@ -7,8 +7,8 @@ from typing import Any
 import click
 
 from overlay.cli.layers import emit_json, json_option
-from tracer.cli.options import selection_options
-from tracer.cli.reading import finish, open_traces, traces_argument
+from tracer.cli.options import selection_of, selection_options
+from tracer.cli.reading import finish, traces_argument
 
 __all__ = ["merge"]
 
@@ -42,12 +42,13 @@ def merge(
     """
     from overlay.text import printable
     from tracer.merge import merge as run
+    from tracer.merge import survey
     from tracer.tracefile import TraceWriter
 
-    reading = open_traces(traces, filters)
+    found = survey(traces, selection_of(filters))
     writer = TraceWriter(output)
     try:
-        metadata, twice = run(reading, writer)
+        metadata, twice = run(found, writer)
     except BaseException:
         writer.abandon()
         raise
@@ -56,4 +57,4 @@ def merge(
     else:
         again = f"; {twice} were there twice" if twice else ""
         click.echo(f"fallthru: {metadata.spans} spans in {printable(output)}{again}", err=True)
-    finish(context, reading)
+    finish(context, found.reading)
