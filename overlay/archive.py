@@ -22,8 +22,8 @@ from overlay.layer import Layer, open_beneath
 from overlay.layeritem import Item, Limits
 from overlay.layersink import DirectorySink, OverlayMarks, Style
 from overlay.layersource import aufs_items, top_items
-from overlay.marks import MarkFamily, temporary_name
-from overlay.newtree import new_tree
+from overlay.marks import MarkFamily
+from overlay.newtree import beside, new_tree
 from overlay.staging import open_bottom
 from overlay.tarparts import write_top
 from overlay.tarread import tar_items
@@ -166,28 +166,17 @@ class _Gathered:
 @contextmanager
 def _new_file(path: str) -> Iterator[BinaryIO]:
     """A file that appears complete and on the disk, or not at all."""
-    above, name = os.path.split(os.path.abspath(path))
-    try:
-        fd = os.open(above, _DIRECTORY | os.O_CLOEXEC)
-    except OSError as error:
-        raise UsageError(f"no directory at {printable(above)}", errno=error.errno or 0) from None
-    made = temporary_name()
-    try:
+    name = os.fsencode(os.path.basename(os.path.abspath(path)))
+    with beside(path) as (parent, fd):
         flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
-        with open(os.open(made, flags, 0o666, dir_fd=fd), "w+b") as file:
-            try:
-                yield file
-                file.flush()
-                os.fsync(file.fileno())
-                syscalls.renameat2(fd, made, fd, os.fsencode(name), syscalls.RENAME_NOREPLACE)
-            except BaseException as error:
-                os.unlink(made, dir_fd=fd)
-                if isinstance(error, FileExistsError):
-                    raise Refused(f"{printable(path)} exists already") from None
-                raise
-        os.fsync(fd)
-    finally:
-        os.close(fd)
+        with open(os.open(b"file", flags, 0o666, dir_fd=fd), "w+b", buffering=0) as file:
+            yield file
+            os.fsync(file.fileno())
+        try:
+            syscalls.renameat2(fd, b"file", parent, name, syscalls.RENAME_NOREPLACE)
+        except FileExistsError:
+            raise Refused(f"{printable(path)} exists already") from None
+        os.fsync(parent)
 
 
 # --------------------------------------------------------------------------- import

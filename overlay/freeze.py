@@ -17,13 +17,14 @@ import subprocess
 import tempfile
 import uuid
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Final
 
 from overlay import btrfs, fingerprint, images, syscalls
 from overlay.errors import EnvironmentLacks, NoPrivilege, OperationFailed, Refused, UsageError
 from overlay.layer import Layer
+from overlay.newtree import beside
 from overlay.text import printable
 
 __all__ = ["Frozen", "freeze", "snapshot"]
@@ -152,32 +153,20 @@ def _same_mount(image: str, directory: str) -> bool:
 @contextmanager
 def _aside(image: str, *, replace: bool) -> Iterator[str]:
     """A file to make in the image's place; it gets there, and on the disk, if the body succeeds."""
-    above, name = os.path.split(image)
-    try:
-        fd, temporary = tempfile.mkstemp(prefix=f".{name[:100]}.", dir=above)
-    except OSError as error:
-        raise UsageError(
-            f"no file can be made in {printable(above)}", errno=error.errno or 0
-        ) from None
-    try:
-        yield temporary
-        os.fchmod(fd, 0o644)
-        os.fsync(fd)
+    with beside(image) as (parent, stage):
+        temporary = os.path.join(os.readlink(f"/proc/self/fd/{stage}"), "image")
+        fd = os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+        try:
+            yield temporary
+            os.fchmod(fd, 0o644)
+            os.fsync(fd)
+        finally:
+            os.close(fd)
         if replace:
             os.rename(temporary, image)
         else:
             _rename_to_free(temporary, image)
-        directory = os.open(above, _OPEN)
-        try:
-            os.fsync(directory)
-        finally:
-            os.close(directory)
-    except BaseException:
-        with suppress(FileNotFoundError):
-            os.unlink(temporary)
-        raise
-    finally:
-        os.close(fd)
+        os.fsync(parent)
 
 
 def _rename_to_free(temporary: str, image: str) -> None:

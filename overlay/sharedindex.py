@@ -9,7 +9,6 @@ it was made of (``index``), or an erofs image with that record behind its end.
 
 from __future__ import annotations
 
-import fcntl
 import os
 import struct
 from collections.abc import Callable, Iterator, Sequence
@@ -23,9 +22,10 @@ from overlay.crew import cores
 from overlay.errors import OperationFailed, Refused, UsageError
 from overlay.indexfile import SharedIndex, StaleIndex
 from overlay.indexlayer import make_layer, refresh, require_unused
-from overlay.layer import Layer, open_beneath
+from overlay.layer import Layer
+from overlay.newtree import beside, lock
 from overlay.outfile import sync_directory
-from overlay.staging import STAGE_PREFIX, open_bottom, remove_tree
+from overlay.staging import open_bottom
 from overlay.text import printable
 from overlay.view import View
 
@@ -158,7 +158,7 @@ def build(
             f"{printable(meta)} exists already",
             hint="--update refreshes an index, --verify checks it",
         )
-    with _opened(bottoms) as layers, _beside(meta) as stage:
+    with _opened(bottoms) as layers, beside(meta) as (_, stage):
         index = _make(stage, layers, jobs or cores(), progress)
         _put(meta, stage, index, bottoms)
     return _report(index, index.directories)
@@ -226,49 +226,6 @@ def _opened(bottoms: Sequence[str]) -> Iterator[list[Layer]]:
             ) from error
 
 
-@contextmanager
-def _beside(meta: str) -> Iterator[int]:
-    """A directory that nobody else uses, on the file system that ``meta`` will be on."""
-    where, name = os.path.split(os.path.abspath(os.fsencode(meta)))
-    mine = STAGE_PREFIX + name[:200]
-    try:
-        parent = os.open(where, _DIRECTORY | os.O_CLOEXEC)
-    except OSError as error:
-        raise UsageError(f"no directory at {printable(where)}", errno=error.errno or 0) from None
-    try:
-        with suppress(FileNotFoundError):
-            left = open_beneath(parent, mine, _DIRECTORY)
-            try:
-                _lock(left, meta)
-                remove_tree(parent, mine)  # left by a killed run
-            finally:
-                os.close(left)
-        os.mkdir(mine, 0o700, dir_fd=parent)
-        fd = open_beneath(parent, mine, _DIRECTORY)
-        try:
-            _lock(fd, meta)
-            with suppress(OSError):
-                os.removexattr(fd, "system.posix_acl_default")
-            yield fd
-        finally:
-            os.close(fd)
-            with suppress(FileNotFoundError):
-                remove_tree(parent, mine)
-    finally:
-        os.close(parent)
-
-
-def _lock(fd: int, meta: str) -> None:
-    try:
-        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError as error:
-        raise Refused(
-            f"another run is making {printable(meta)}",
-            hint="wait until it is done",
-            errno=error.errno or 0,
-        ) from None
-
-
 # --------------------------------------------------------------------- refreshing it
 
 
@@ -297,13 +254,13 @@ def update(
         if not changed:
             return _report(now, 0)
         if image:
-            with _beside(meta) as stage:
+            with beside(meta) as (_, stage):
                 now = _make(stage, layers, jobs, progress)
                 _put(meta, stage, now, bottoms)
             return _report(now, len(changed))
         require_unused(layer_of(meta))
         with Layer.open(meta) as root:
-            _lock(root.fd, meta)
+            lock(root.fd, meta)
             with suppress(FileNotFoundError):
                 os.unlink(_INDEX, dir_fd=root.fd)
             refresh(root.fd, _TREE, View(layers, FAMILY), changed, jobs, progress)

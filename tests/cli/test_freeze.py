@@ -76,7 +76,7 @@ def test_force_replaces(tree: Path, layers: Layers) -> None:
         (["{bottom}/file", "-o", "{base}/image"], 2, "no directory at"),
         (["{bottom}"], 2, "Missing option"),
         (["{bottom}", "-o", "{bottom}/image"], 2, "in the tree that it is made of"),
-        (["{bottom}", "-o", "/nowhere/image"], 2, "no file can be made in /nowhere"),
+        (["{bottom}", "-o", "/nowhere/image"], 2, "no directory at /nowhere"),
         (["{bottom}", "-o", "{base}/image", "--compress", "none"], 5, "mkfs.erofs failed"),
         (["--snapshot", "{bottom}", "-o", "{base}/image"], 2, "is not on btrfs"),
         (["--snapshot", "--force", "{bottom}", "-o", "{base}/image"], 2, "takes only -o"),

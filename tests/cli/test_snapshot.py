@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,7 @@ from overlay import kernel
 from overlay.snapshots import roll_back, snapshots, take
 from tests.conftest import Layers, make_layers
 from tests.fsimages import loop_filesystem
+from tests.overlay.faults import crash_before
 from tests.running import fallthru
 
 
@@ -125,3 +127,22 @@ def test_blocks_are_shared_where_they_can_be(root: None) -> None:
         after = os.statvfs(place).f_bfree * os.statvfs(place).f_frsize
         assert before - after < 8 << 20
         assert (Path(f"{layers.top}.snapshots") / "first/top/big").stat().st_size == 32 << 20
+
+
+def test_killed_at_every_step(used: Layers) -> None:
+    top, number = str(used.top), 1
+    while crash_before(number, partial(take, top, "first")):
+        number += 1
+        if [each.label for each in snapshots(top)] == ["first"]:
+            break  # there whole, all but reported
+        assert snapshots(top) == []
+    assert number > 5
+    number = 1
+    while crash_before(number, partial(roll_back, top, "first")):
+        number += 1
+        roll_back(top, "first")
+        assert seen(used) == FIRST, f"killed before step {number}"
+        (used.top / "file").write_text("something else")
+    assert number > 10
+    assert seen(used) == FIRST
+    assert not os.path.exists(f"{top}.rollback.new")
