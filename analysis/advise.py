@@ -4,6 +4,8 @@ The trace says what each copyup spent on data and on fsync; where it does not, t
 (:mod:`analysis.model`) divides the time.  A change that avoids a part of the work saves that part.
 Savings of different changes overlap: they do not add up.
 
+What priming would save of lookups and listings is in :mod:`analysis.priming`.
+
 The interval of a saving is how far it would vary if the same kind of work came again: copyups
 as independent events, each with what it costs (a compound Poisson sum).
 """
@@ -11,23 +13,20 @@ as independent events, each with what it costs (a compound Poisson sum).
 from __future__ import annotations
 
 import math
-import re
 import shlex
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from analysis import model, stats
+from analysis import model, priming, stats
+from analysis.advice import WORTH, Advice, as_rows, layers_of
 from analysis.load import Run, Trace
 from analysis.model import Estimate
 from analysis.units import label
 from analysis.waste import ATTRIBUTE_OPS
-from overlay.mountinfo import split_lowerdir
-from overlay.text import printable
 
 __all__ = ["REFLINK", "Advice", "advise", "as_rows", "paths_ahead"]
 
@@ -38,34 +37,8 @@ Mask = npt.NDArray[np.bool_]
 #: File systems that can share extents between files.
 REFLINK = frozenset({"xfs", "btrfs"})
 
-#: What saves a smaller share of the time in copyup is not worth a change.
-_WORTH = 0.02
 #: A directory with this share of the time, or more, is worth a volume.
 _VOLUME = 0.15
-
-
-@dataclass(frozen=True)
-class Advice:
-    """One change to one union of one run.
-
-    ``time`` (ns) is what it would have saved, ``share`` of ``whole``, all time in copyup; ``bytes``
-    what would not have been copied; ``spans`` how many copyups that concerns.  ``confidence`` is
-    ``high`` where the parts saved were measured in the trace, ``medium`` where the model or
-    another file system stands in, ``low`` where more than the union has to change.  ``but`` is
-    what the trace cannot know, or what the change gives up.
-    """
-
-    name: str
-    run: str
-    mount: str
-    what: str
-    time: Estimate
-    share: float
-    bytes: int
-    spans: int
-    confidence: str
-    but: str
-    command: str
 
 
 @dataclass(frozen=True, eq=False)
@@ -114,6 +87,7 @@ def advise(trace: Trace, *, depth: int = 3) -> list[Advice]:
             if len(mine):
                 case = _case(run, place, mine)
                 found += [one for rule in _RULES for one in rule(case, depth) if one is not None]
+            found += priming.advise(run, place, float(mine["dur"].to_numpy().view("int64").sum()))
     return sorted(found, key=lambda one: -one.time.value)
 
 
@@ -134,13 +108,7 @@ def _plain(path: str) -> bool:
 
 def _case(run: Run, place: str, frame: Frame) -> _Case:
     told = run.metadata.mounts[place]
-    options = [one for one in re.split(r"(?<!\\),", str(told.get("options", ""))) if one]
-    pairs = [tuple(one.split("=", 1)) for one in options if "=" in one]
-    bottoms = [value for key, value in pairs if key == "lowerdir+"]
-    bottoms += [
-        one for key, value in pairs if key == "lowerdir" for one in split_lowerdir(value)[0]
-    ]
-    tops = [value for key, value in pairs if key == "upperdir"]
+    layers = layers_of(told)
     types = told.get("bottoms")
     data, sync, measured = _parts(frame)
     return _Case(
@@ -151,9 +119,9 @@ def _case(run: Run, place: str, frame: Frame) -> _Case:
         data=data,
         sync=sync,
         measured=measured,
-        options=frozenset(options),
-        top=tops[0] if tops else "TOP",
-        bottoms=tuple(bottoms) or ("BOTTOM",),
+        options=layers.options,
+        top=layers.top,
+        bottoms=layers.bottoms,
         top_type=str(told.get("top")),
         bottom_types=tuple(map(str, types)) if isinstance(types, list) else (),
     )
@@ -183,7 +151,7 @@ def _advice(
 ) -> Advice | None:
     mine = saved[mask]
     total, whole = float(mine.sum()), float(case.dur.sum())
-    if total < _WORTH * whole or total <= 0:
+    if total < WORTH * whole or total <= 0:
         return None
     spread = 1.959964 * math.sqrt(float((mine * mine).sum()))
     if confidence == "high" and not case.measured[mask].all():
@@ -295,25 +263,3 @@ def _volume(case: _Case, depth: int) -> Iterator[Advice | None]:
 
 _Rule = Callable[[_Case, int], Iterator[Advice | None]]
 _RULES: tuple[_Rule, ...] = (_metacopy, _throwaway, _reflink, _ahead, _volume)
-
-
-def as_rows(advice: list[Advice]) -> list[dict[str, Any]]:
-    """For machines: times in nanoseconds (keys end in ``_ns``)."""
-    return [
-        {
-            "advice": one.name,
-            "run": one.run,
-            "mount": printable(one.mount),
-            "what": one.what,
-            "time_saved_ns": round(one.time.value),
-            "time_saved_low_ns": round(one.time.low),
-            "time_saved_high_ns": round(one.time.high),
-            "share": one.share,
-            "bytes_saved": one.bytes,
-            "copyups": one.spans,
-            "confidence": one.confidence,
-            "but": one.but,
-            "command": printable(one.command),
-        }
-        for one in advice
-    ]

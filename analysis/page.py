@@ -15,7 +15,16 @@ from importlib import resources
 import pandas as pd
 from matplotlib.figure import Figure
 
-from analysis import maps, modelplots, plots, stats, style, tables
+from analysis import (
+    lookupplots,
+    lookups,
+    maps,
+    modelplots,
+    plots,
+    stats,
+    style,
+    tables,
+)
 from analysis.compare import compare, overlap
 from analysis.findings import findings
 from analysis.load import Run, Trace
@@ -151,6 +160,7 @@ def _run(run: Run, frame: Frame, every: Frame, number: int, top: int, depth: int
     other = tables.kinds(every)
     if other is not None:
         yield _table(other)
+    yield from _lookups(run, number)
     if frame.empty:
         yield "<p>No copyup was recorded: nothing on the bottom was changed, or the filters "
         yield "left it out.</p>"
@@ -167,6 +177,25 @@ def _run(run: Run, frame: Frame, every: Frame, number: int, top: int, depth: int
         if key == "size":
             yield _table(tables.phases(frame))
     yield _table(tables.files(frame, top=top))
+
+
+def _lookups(run: Run, number: int) -> Iterator[str]:
+    found = lookups.counted(run.metadata.latencies)
+    if any(one.kind == "lookup" for one in found):
+        yield _figure(
+            lookupplots.outcomes(found),
+            "Lookup outcomes by layers",
+            "Names that were looked for in the layers, as nothing was known of them yet. Above: "
+            "how many, and the time they took in all. Below: the time of one, its median and where "
+            "nine of ten lie. A name that is nowhere is looked for in every layer (“absent”), "
+            "unless its directory ends in the top (“opaque”), which is what priming does.",
+            f"run-{number}-lookups",
+        )
+    if found:
+        yield _table(tables.lookups(found))
+    elif not lookups.seen(run):
+        backend = _text(run.metadata.backend)
+        yield f"<p class=note>Lookups and listings: the backend {backend} cannot see them.</p>"
 
 
 def _key_figures(run: Run, frame: Frame) -> list[tuple[str, str, str]]:

@@ -11,6 +11,7 @@ import pandas as pd
 
 from analysis import stats
 from analysis.compare import compare
+from analysis.lookups import Counted
 from analysis.regress import ratios
 from analysis.units import human_time, label
 from overlay.text import human_bytes, printable
@@ -25,6 +26,7 @@ __all__ = [
     "files",
     "groups",
     "kinds",
+    "lookups",
     "phase_rows",
     "phases",
     "ratio",
@@ -172,6 +174,25 @@ def phase_rows(found: Frame, spans: int) -> Table:
     note = f"Not told, and not counted: {told} of {spans:,} copyups." if told else ""
     columns = ("phase", "copyups", "time", "share", "p50", "p90", "p99", "longest")
     return Table("By phase", columns, tuple(rows), note)
+
+
+def lookups(found: Sequence[Counted]) -> Table:
+    """Lookups and listings by how they came out and how many layers were asked."""
+    several = len({one.mount for one in found}) > 1
+    rows = []
+    for one in found:
+        times = (one.times.sum, one.mean, one.times.quantile(0.5), one.times.quantile(0.99))
+        layers = f"{one.layers:,}" if one.layers else "–"
+        where = (_name(one.mount),) if several else ()
+        rows.append(
+            (*where, one.kind, one.outcome, layers, f"{one.count:,}", *map(human_time, times))
+        )
+    columns = ("operation", "outcome", "layers", "number", "time", "mean", "p50", "p99")
+    first = ("mount point",) if several else ()
+    note = "Counted in the kernel: percentiles are within 6 %."
+    return Table(
+        "Lookups and listings", (*first, *columns), tuple(rows), note, texts=len(first) + 2
+    )
 
 
 def files(frame: Frame, *, top: int) -> Table:

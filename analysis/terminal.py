@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 import click
 import pandas as pd
 
-from analysis import stats, tables
+from analysis import lookups, stats, tables
 from analysis.advise import Advice
 from analysis.compare import compare, overlap
 from analysis.findings import findings
@@ -29,6 +29,9 @@ def show(trace: Trace, *, top: int, depth: int) -> None:
             click.echo(f"  • {found.what}")
         for table in _tables(trace.run(run.name), frame, top, depth):
             print_table(table)
+        operations = lookups.counted(run.metadata.latencies)
+        if operations:
+            print_table(tables.lookups(operations))
     show_comparisons(trace, top=top)
 
 
@@ -59,20 +62,26 @@ def comparison_line(first: Run, second: Run, before: pd.DataFrame, after: pd.Dat
     )
 
 
-def show_advice(found: Sequence[Advice]) -> None:
-    """Print each piece of advice: what, what it saves, what it gives up, the command."""
+def show_advice(found: Sequence[Advice], runs: Sequence[Run]) -> None:
+    """Print each piece of advice on ``runs``: what, what it saves, what it gives up, the command;
+    and of which runs nothing is known about priming."""
     if not found:
-        click.echo("nothing would have saved more than a fiftieth of the time in copyup")
+        click.echo("nothing would have saved more than a fiftieth of the time")
     for one in found:
         ends = f"{human_time(one.time.low)} to {human_time(one.time.high)}"
         click.secho(f"\n{one.name}: {one.what}", bold=True)
         click.echo(
-            f"  saves {human_time(one.time.value)} ({ends}), {one.share:.0%} of the time in copyup"
-            f"{', ' + human_bytes(one.bytes) if one.bytes else ''}, in {one.spans:,} copyups"
+            f"  saves {human_time(one.time.value)} ({ends}),"
+            f" {one.share:.0%} of the time in {one.of}"
+            f"{', ' + human_bytes(one.bytes) if one.bytes else ''}, in {one.spans:,} {one.calls}"
             f" of {printable(one.run)} on {printable(one.mount)}; confidence {one.confidence}"
         )
         click.echo(f"  but {one.but}")
         click.echo(f"  $ {printable(one.command)}")
+    blind = [run for run in runs if not lookups.seen(run)]
+    if blind:
+        names = ", ".join(f"{printable(run.name)} ({run.metadata.backend})" for run in blind)
+        click.echo(f"\nnothing about priming: lookups and listings are not seen in {names}")
 
 
 def _heading(run: Run, frame: pd.DataFrame) -> None:

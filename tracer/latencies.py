@@ -10,7 +10,7 @@ from typing import Any
 from overlay.bpf.loading import Map
 from tracer.kinds import KINDS, OUTCOMES
 
-__all__ = ["Latency", "added", "described", "read_latencies"]
+__all__ = ["Latency", "added", "described", "read_latencies", "sound"]
 
 _KEY = struct.Struct("=IBBBxI")
 _VALUE = struct.Struct("=QQ")
@@ -62,6 +62,20 @@ def described(
             "buckets": {str(bucket): count for bucket, count in one.buckets.items()},
         }
         for one in found
+    )
+
+
+def sound(row: object) -> bool:
+    """Whether something from a file is a row of :func:`described`."""
+    if not isinstance(row, dict) or not isinstance(row.get("buckets"), dict):
+        return False
+    numbers = (row.get("layers"), row.get("sum_ns"), *row["buckets"].values())
+    return (
+        isinstance(row.get("kind"), str)
+        and all(isinstance(row.get(name), str | None) for name in ("mount", "outcome"))
+        and all(isinstance(one, int) and 0 <= one < 1 << 63 for one in numbers)
+        # 16 buckets to a power of two, and 64 bits.
+        and all(one.isdecimal() and int(one) < 64 * 16 for one in row["buckets"])
     )
 
 

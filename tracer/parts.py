@@ -13,6 +13,7 @@ import pyarrow.parquet as pq
 
 from overlay.errors import EnvironmentLacks, OperationFailed, UsageError
 from overlay.text import printable
+from tracer import latencies
 from tracer.partfile import footer_intact
 from tracer.places import PlaceFailed, is_url, place_of
 from tracer.schema import METADATA_KEY, SCHEMA, SCHEMA_VERSION, RunMetadata
@@ -209,6 +210,7 @@ def _check_metadata(metadata: RunMetadata) -> None:
         (metadata.unseen, list),
     )
     sound = all(isinstance(value, shape) for value, shape in shapes)
+    sound = sound and all(map(latencies.sound, metadata.latencies))
     sound = sound and (metadata.ended_ns is None or isinstance(metadata.ended_ns, int))
     if not sound or not all(isinstance(one, dict) for one in metadata.mounts.values()):
         raise PartError("damaged: a metadata value has the wrong type")

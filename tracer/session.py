@@ -302,6 +302,7 @@ class Session:
             "container": self._container,
             **{name: value for name, value in asdict(self._selection).items() if value},
         }
+        latencies = self._backend.latencies()
         return RunMetadata(
             kernel=kernel.release,
             hostname=kernel.nodename,
@@ -310,8 +311,8 @@ class Session:
             ended_ns=self._ended_ns,
             command=self._command,
             filters={key: value for key, value in filters.items() if value},
-            mounts=self._unions.metadata(),
-            latencies=described(self._backend.latencies(), self._unions.name),
+            mounts=self._unions.metadata(one.mount for one in latencies),
+            latencies=described(latencies, self._unions.name),
             unseen=list(self._backend.unseen),
             spans=self._spans,
             lost=self.lost,

@@ -175,12 +175,12 @@ class Unions:
                 del self._found[earlier]
         self._found[number] = entry
 
-    def metadata(self) -> dict[str, dict[str, Any]]:
-        """For the trace: the unions that spans belong to, or that came, changed or went
-        meanwhile: options, layers and times by mount point."""
+    def metadata(self, counted: Iterable[int] = ()) -> dict[str, dict[str, Any]]:
+        """For the trace: the unions that spans belong to, or operations that were ``counted``, or
+        that came, changed or went meanwhile: options, layers and times by mount point."""
         described = {}
         came = {number for number, one in self._records.items() if one.mounted is not None}
-        told = set(self._used)
+        told = {*self._used, *counted}
         if self._all_lives:
             told |= came | self._gone.keys() | self._remounts.keys()
         for number in sorted(told & self._found.keys()):

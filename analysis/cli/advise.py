@@ -43,9 +43,11 @@ def advise(
         for path in advice.paths_ahead(trace):
             click.echo(path + "\0", nl=False)
     elif as_json:
-        emit_json({"advice": advice.as_rows(advice.advise(trace, depth=depth))})
+        unseen = {run.name: run.metadata.unseen for run in trace.runs}
+        found = advice.as_rows(advice.advise(trace, depth=depth))
+        emit_json({"advice": found, "unseen": unseen})
     else:
         from analysis.terminal import show_advice
 
-        show_advice(advice.advise(trace, depth=depth))
+        show_advice(advice.advise(trace, depth=depth), trace.runs)
     end(context, trace.damage)

@@ -61,6 +61,9 @@ def main() -> None:
     parser.add_argument("--spans", type=int, default=10_000_000, help="Of the largest size.")
     parser.add_argument("--hosts", type=int, default=64)
     parser.add_argument("--files", type=int, default=1_000_000, help="Different paths.")
+    parser.add_argument(
+        "--different", type=int, default=64, help="Parts that are made; the others are links."
+    )
     parser.add_argument("--workers", type=int, default=os.cpu_count())
     parser.add_argument("--directory", default="/var/tmp", help="Where the traces are written.")
     parser.add_argument("--keep", metavar="DIR", help="Write the traces here, or use them again.")
@@ -73,15 +76,21 @@ def main() -> None:
             for number in range(parts)
         ]
         for number, run in enumerate(runs):
-            if not os.path.isdir(run):
-                host = run.split("host=")[1].split("/")[0]
-                write_trace(run, PART, files=options.files, seed=number, host=host)
+            if os.path.isdir(run):
+                continue
+            if number < options.different:
+                write_trace(run, PART, files=options.files, seed=number)
+            else:
+                # Another host's, so that no host has the same part twice.
+                shift = number // options.hosts * 7
+                _link(runs[(number + shift) % options.different], run)
         size = sum(one.stat().st_size for run in runs for one in Path(run).iterdir())
         sizes = sorted({max(1, parts // share) for share in (100, 32, 10, 3, 1)})
         measured = [_measure(runs[:count], options.workers) for count in sizes]
     lines = [
         f"{parts * PART:,} spans of {options.files:,} files on {options.hosts} hosts,"
-        f" {size >> 20:,} MiB on disk; {options.workers} workers:",
+        f" {size >> 20:,} MiB, {min(parts, options.different)} of {parts} parts different;"
+        f" {options.workers} workers:",
         "         spans  seconds  a million  processor  a million    MiB",
     ]
     for one in measured:
@@ -93,6 +102,12 @@ def main() -> None:
     lines.append(f"the cluster was ready after {measured[-1]['start']:.1f} s, which is not in it")
     lines.append(f"load average {os.getloadavg()[0]:.1f} on {os.cpu_count()} cores")
     emit("fleet", lines, {"time": time.time(), "workers": options.workers, "sizes": measured})
+
+
+def _link(source: str, target: str) -> None:
+    os.makedirs(target)
+    for name in os.listdir(source):
+        os.link(f"{source}/{name}", f"{target}/{name}")
 
 
 def _measure(paths: list[str], workers: int) -> dict[str, Any]:
