@@ -1,20 +1,24 @@
-"""How long diff, check, export and commit of a large top take, against rsync and tar.
+"""How long diff, check, export and commit of a large top take, against rsync, tar and podman.
 
 The layer is that of the benchmark ``check``.  Each command runs as users run it, in a
 process of its own, on fresh copies where it changes something; the peers do the nearest
 thing they can, and those that are not installed are left out:
 
-  diff    rsync -an --delete (what would have to be copied), tar to a pipe (reads every entry)
-  export  tar --xattrs -cf FILE
-  commit  rsync -aX (copies, but knows no whiteouts)
+  diff    rsync -an --delete (what would have to be copied), tar to a pipe (reads every entry),
+          overlay diff (overlayfs-tools), podman diff (calls every copyup a change)
+  export  tar --xattrs -cf FILE, podman commit (makes a layer of the top, in its storage)
+  commit  rsync -aX (copies, but knows no whiteouts, verifies nothing and removes nothing)
 
 Seconds of wall clock and of processors, and the peak resident memory of the largest process.
+On a busy machine only processor time means something, and what takes two processors of it
+takes half as long on an idle one.
 """
 
 from __future__ import annotations
 
 import argparse
 import os
+import re
 import resource
 import shutil
 import subprocess
@@ -28,7 +32,11 @@ from typing import Any
 from check import build
 from measuring import emit
 
+from overlay import syscalls
+
 __all__ = ["main"]
+
+_PODMAN_LAYERS = ("UpperDir", "LowerDir")
 
 
 def _run(command: Sequence[str | Path], accepted: tuple[int, ...] = (0,)) -> dict[str, Any]:
@@ -39,7 +47,7 @@ def _run(command: Sequence[str | Path], accepted: tuple[int, ...] = (0,)) -> dic
         status = 1
         try:
             with open(os.devnull, "wb") as nothing:
-                done = subprocess.run(command, stdout=nothing, check=False)
+                done = subprocess.run(command, stdout=nothing, env=_ENVIRONMENT, check=False)
             status = 0 if done.returncode in accepted else 1
         finally:
             usage = resource.getrusage(resource.RUSAGE_CHILDREN)
@@ -59,6 +67,8 @@ def _run(command: Sequence[str | Path], accepted: tuple[int, ...] = (0,)) -> dic
 
 
 _answer = os.pipe()
+#: Compiled modules are kept, as an installation does.
+_ENVIRONMENT = {key: value for key, value in os.environ.items() if key != "PYTHONDONTWRITEBYTECODE"}
 
 
 def _measure(base: Path, entries: int, repeat: int) -> dict[str, dict[str, Any]]:
@@ -76,6 +86,8 @@ def _measure(base: Path, entries: int, repeat: int) -> dict[str, dict[str, Any]]
         ),
         "tar to a pipe": lambda: _run(["sh", "-c", f"tar -C {top} -c . | cat"]),
     }
+    if shutil.which("overlay"):
+        jobs["overlay diff"] = lambda: _run(["overlay", "diff", "-l", bottom, "-u", top])
     if shutil.which("rsync"):
         jobs["rsync -an"] = lambda: _run(["rsync", "-an", "--delete", f"{top}/", f"{bottom}/"])
     found: dict[str, dict[str, Any]] = {}
@@ -85,6 +97,8 @@ def _measure(base: Path, entries: int, repeat: int) -> dict[str, dict[str, Any]]
             result = job()
             if name not in found or result["seconds"] < found[name]["seconds"]:
                 found[name] = result
+    if shutil.which("podman"):
+        found.update(_podman(base, top, bottom))
     if shutil.which("rsync"):
         copy = base / "copy"
         shutil.copytree(bottom, copy)
@@ -92,6 +106,40 @@ def _measure(base: Path, entries: int, repeat: int) -> dict[str, dict[str, Any]]
         shutil.rmtree(copy)
     found["commit"] = _run([*ours, "commit", "--yes", *of])
     return found
+
+
+def _podman(base: Path, top: Path, bottom: Path) -> dict[str, dict[str, Any]]:
+    """The layers as a container's, put into a storage of podman's own for a while."""
+    store = base / "podman"
+    podman = ["podman", "--root", store / "graph", "--runroot", store / "run"]
+    podman += ["--storage-driver", "overlay"]
+    (store / "empty").mkdir(parents=True)
+    (store / "empty" / "x").touch()
+    archive = store / "empty.tar"
+    subprocess.run(["tar", "-C", store / "empty", "-cf", archive, "."], check=True)
+    nothing = subprocess.DEVNULL
+    subprocess.run([*podman, "import", "-q", archive, "base"], check=True, stdout=nothing)
+    subprocess.run([*podman, "create", "--name", "it", "base", "/x"], check=True, stdout=nothing)
+    shown = subprocess.run(
+        [*podman, "inspect", "it", "--format", "{{.GraphDriver.Data}}"],
+        check=True,
+        capture_output=True,
+        text=True,
+    ).stdout
+    upper, lower = (Path(re.findall(rf"{key}:(\S+?)[\s\]]", shown)[0]) for key in _PODMAN_LAYERS)
+    for layer, place in ((top, upper), (bottom, lower)):
+        shutil.rmtree(place)
+        layer.rename(place)
+    try:
+        return {
+            "podman diff": _run([*podman, "diff", "it"]),
+            "podman commit": _run([*podman, "commit", "-q", "it", "made"]),
+        }
+    finally:
+        upper.rename(top)
+        lower.rename(bottom)
+        subprocess.run(["umount", "--lazy", "--quiet", store / "graph" / "overlay"], check=False)
+        shutil.rmtree(store)
 
 
 def _export(command: Sequence[str | Path], output: Path) -> dict[str, Any]:
@@ -112,6 +160,9 @@ def main(argv: list[str]) -> int:
     options = parser.parse_args(argv)
     base = Path(tempfile.mkdtemp(prefix="fallthru-bench-layers-", dir=options.directory))
     try:
+        # What podman mounts is gone with this process.
+        syscalls.unshare(syscalls.CLONE_NEWNS)
+        syscalls.mount(None, "/", None, syscalls.MS_REC | syscalls.MS_PRIVATE, None)
         found = _measure(base, options.entries, options.repeat)
     finally:
         shutil.rmtree(base)
