@@ -8,7 +8,6 @@ none either.  Nothing is written, and the top may be mounted meanwhile.
 from __future__ import annotations
 
 import os
-import stat
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from typing import Any, TypeVar
 
@@ -233,21 +232,16 @@ class _Diff:
                 return False
         with self.view.open(was) as there, self.view.open(now) as here:
             old_names = there.names()
-            for name in here.names() & old_names:
-                child = here.lookup(name)
-                if child is None or (child.marks.redirect is None and not _has_no_data(child)):
-                    continue
-                old = there.lookup(name)
-                if old is not None and is_fallthru(
-                    child.marks, child.st, parent_opaque=True, bottom=old.st
-                ):
-                    return False
+            names = here.names() & old_names
+            if self.quick is not None and now.places[0].layer == 0:
+                names = self.quick.suspects(now.places[0].path, names)
+            for name in names:
+                child, old = here.lookup(name), there.lookup(name)
+                if child is not None and old is not None:
+                    same = is_fallthru(child.marks, child.st, parent_opaque=True, bottom=old.st)
+                    if same:
+                        return False
             return any(there.lookup(name) is not None for name in old_names)
-
-
-def _has_no_data(node: Node) -> bool:
-    """Whether it can be a fallthru without a mark."""
-    return not node.is_dir and not stat.S_ISREG(node.st.st_mode)
 
 
 def _order(item: Pair | Difference) -> bytes:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import stat
+from collections.abc import Iterable
 from typing import Final, NamedTuple
 
 from overlay.comparing import Comparer, length
@@ -23,6 +24,8 @@ _LINK: Final = stat.S_IFLNK
 _DIRECTORY: Final = stat.S_IFDIR
 _FILE: Final = stat.S_IFREG
 _DEVICE: Final = stat.S_IFCHR
+#: What needs a mark to be a fallthru.
+_MARKED: Final = (_FILE, _DIRECTORY)
 
 
 class Found(NamedTuple):
@@ -72,6 +75,15 @@ class Quick:
             if error.errno in VANISHED:
                 return Found([], set())
             raise
+
+    def suspects(self, path: bytes, names: Iterable[bytes]) -> set[bytes]:
+        """Those of ``names`` in an opaque directory of the top that can be fallthrus."""
+        found: set[bytes] = set()
+        with self._view.layers[0].directory(path) as fd:
+            plain = self.entries.read(self.entries.enter(fd), names, found)
+        # What has no data falls through without a mark.
+        found.update(each.name for each in plain if each.st.st_mode & _KIND not in _MARKED)
+        return found
 
     def _both(
         self, mine: list[PlainEntry], left: set[bytes], there: int, pair: Pair
