@@ -21,8 +21,9 @@ from overlay import syscalls
 from overlay.changes import Difference, Kind, chosen
 from overlay.commitlinks import Links
 from overlay.comparing import Aspect, length
-from overlay.duplicate import Duplicator, set_times
-from overlay.layer import VANISHED, Layer
+from overlay.directorytimes import copy_times
+from overlay.duplicate import Duplicator
+from overlay.layer import Layer
 from overlay.marks import place, set_opaque, temporary_name, write_whiteout
 from overlay.selection import Selection
 from overlay.site import Site
@@ -88,7 +89,7 @@ class Applier:
         self._now_root, self._was_root = view.root(0), view.root(1)
         self._alone = view.merged == 2
         self._links = Links(view, bottom, self._duplicator, self._chosen, index_fd)
-        self._reached: bytes | None = None
+        self._kept: tuple[bytes, int] | None = None
         self.done = Applied()
         site.reach = self._reach
 
@@ -96,11 +97,14 @@ class Applier:
         """Apply all differences of the view, the times of directories last."""
         # Closed before anybody cleans the site: what makes copies in it has ended then.
         with closing(chosen(self._view, self._prepared)) as parts:
-            for each in chain.from_iterable(parts):
-                self._take(each)
+            try:
+                for each in chain.from_iterable(parts):
+                    self._take(each)
+            finally:
+                self._forget()
         self.done.entries += self._links.place(self._site)
         self._site.flush()
-        self._keep_times()
+        copy_times(self._view.layers[0], self._bottom, self._chosen)
         return self.done
 
     def _take(self, what: Difference | _Copy) -> None:
@@ -136,14 +140,12 @@ class Applier:
     def _put(self, copy: _Copy) -> bool:
         """Have a copy put in its place; False where it can have no directory."""
         above = copy.path.rpartition(b"/")[0]
-        # What has no directory is left out now, so that the batch is not stopped.
-        if above != self._reached:
-            try:
-                os.close(self._reach(above))
-            except _NoDirectory:
-                os.unlink(copy.made, dir_fd=self._site.fd)
-                return False
-            self._reached = above
+        try:
+            # What has no directory is left out now, so that the batch is not stopped.
+            self._at(above)
+        except _NoDirectory:
+            os.unlink(copy.made, dir_fd=self._site.fd)
+            return False
         self.done.copied += copy.size
         self._site.add(copy.made, copy.path, copy.size, copy.flags)
         return True
@@ -186,6 +188,19 @@ class Applier:
             raise _NoDirectory(path)
         self._make_directory(path, node)
         return self._bottom.open_dir(path)
+
+    def _at(self, path: bytes) -> int:
+        """:meth:`_reach`, kept open: neighbours come one after the other."""
+        if self._kept is None or self._kept[0] != path:
+            fd = self._reach(path)
+            self._forget()
+            self._kept = (path, fd)
+        return self._kept[1]
+
+    def _forget(self) -> None:
+        if self._kept is not None:
+            os.close(self._kept[1])
+            self._kept = None
 
     def _directory(self, difference: Difference, now: Node) -> None:
         path, was = difference.path, difference.was
@@ -232,51 +247,19 @@ class Applier:
         with OpenDirectory(self._view, lower) as directory:
             return directory.lookup(name)
 
-    def _keep_times(self) -> None:
-        """Give directories the times that the top has: entries came and went since."""
-        pending = [b""]
-        while pending:
-            path = pending.pop()
-            with self._view.layers[0].directory(path) as fd:
-                if path and self._chosen(path):
-                    self._copy_times(path, os.fstat(fd))
-                with os.scandir(fd) as found:
-                    before = path + b"/" if path else b""
-                    pending += [
-                        before + os.fsencode(entry.name)
-                        for entry in found
-                        if entry.is_dir(follow_symlinks=False)
-                    ]
-
-    def _copy_times(self, path: bytes, st: os.stat_result) -> None:
-        try:
-            fd = self._bottom.open_dir(path)
-        except OSError as error:
-            if error.errno in VANISHED:
-                return  # left out, or it shows nothing of its own
-            raise
-        try:
-            if os.fstat(fd).st_mtime_ns != st.st_mtime_ns:
-                set_times(fd, st)
-        finally:
-            os.close(fd)
-
     # -------------------------------------------------------------------- entries
 
     def _remove(self, difference: Difference) -> None:
         path = difference.path
         above, _, name = path.rpartition(b"/")
-        fd = self._reach(above)
-        try:
-            if self._below(path) is not None:
-                # A directory that was in the way is in the site now, to be removed at the end.
-                write_whiteout(fd, name, self._view.family, work_fd=self._site.fd)
-            elif difference.was is not None and difference.was.is_dir:
-                os.rename(name, temporary_name(), src_dir_fd=fd, dst_dir_fd=self._site.fd)
-            else:
-                os.unlink(name, dir_fd=fd)
-        finally:
-            os.close(fd)
+        fd = self._at(above)
+        if self._below(path) is not None:
+            # A directory that was in the way is in the site now, to be removed at the end.
+            write_whiteout(fd, name, self._view.family, work_fd=self._site.fd)
+        elif difference.was is not None and difference.was.is_dir:
+            os.rename(name, temporary_name(), src_dir_fd=fd, dst_dir_fd=self._site.fd)
+        else:
+            os.unlink(name, dir_fd=fd)
 
     @staticmethod
     def _is_attributes_only(difference: Difference) -> bool:

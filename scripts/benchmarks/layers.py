@@ -71,7 +71,7 @@ _answer = os.pipe()
 _ENVIRONMENT = {key: value for key, value in os.environ.items() if key != "PYTHONDONTWRITEBYTECODE"}
 
 
-def _measure(base: Path, entries: int, repeat: int) -> dict[str, dict[str, Any]]:
+def _measure(base: Path, entries: int, repeat: int, changing: bool) -> dict[str, dict[str, Any]]:
     suspect = build(base, entries)
     top, bottom = Path(suspect.top), Path(suspect.bottoms[0])
     ours = [sys.executable, "-m", "overlay"]
@@ -95,10 +95,12 @@ def _measure(base: Path, entries: int, repeat: int) -> dict[str, dict[str, Any]]
         order = list(jobs.items())
         for name, job in order if number % 2 else reversed(order):
             result = job()
-            if name not in found or result["seconds"] < found[name]["seconds"]:
-                found[name] = result
+            before = found.get(name, result)
+            found[name] = {key: min(value, before[key]) for key, value in result.items()}
     if shutil.which("podman"):
-        found.update(_podman(base, top, bottom))
+        found.update(_podman(base, top, bottom, changing))
+    if not changing:
+        return found
     if shutil.which("rsync"):
         copy = base / "copy"
         shutil.copytree(bottom, copy)
@@ -108,7 +110,7 @@ def _measure(base: Path, entries: int, repeat: int) -> dict[str, dict[str, Any]]
     return found
 
 
-def _podman(base: Path, top: Path, bottom: Path) -> dict[str, dict[str, Any]]:
+def _podman(base: Path, top: Path, bottom: Path, changing: bool) -> dict[str, dict[str, Any]]:
     """The layers as a container's, put into a storage of podman's own for a while."""
     store = base / "podman"
     podman = ["podman", "--root", store / "graph", "--runroot", store / "run"]
@@ -131,10 +133,10 @@ def _podman(base: Path, top: Path, bottom: Path) -> dict[str, dict[str, Any]]:
         shutil.rmtree(place)
         layer.rename(place)
     try:
-        return {
-            "podman diff": _run([*podman, "diff", "it"]),
-            "podman commit": _run([*podman, "commit", "-q", "it", "made"]),
-        }
+        found = {"podman diff": _run([*podman, "diff", "it"])}
+        if changing:
+            found["podman commit"] = _run([*podman, "commit", "-q", "it", "made"])
+        return found
     finally:
         upper.rename(top)
         lower.rename(bottom)
@@ -156,6 +158,9 @@ def main(argv: list[str]) -> int:
     parser.add_argument(
         "--repeat", type=int, default=3, help="The fastest counts; commit runs once."
     )
+    parser.add_argument(
+        "--read-only", action="store_true", help="Leave out commit and what it is compared with."
+    )
     parser.add_argument("--directory", default="/dev/shm", help="Where to build the layers.")
     options = parser.parse_args(argv)
     base = Path(tempfile.mkdtemp(prefix="fallthru-bench-layers-", dir=options.directory))
@@ -163,7 +168,7 @@ def main(argv: list[str]) -> int:
         # What podman mounts is gone with this process.
         syscalls.unshare(syscalls.CLONE_NEWNS)
         syscalls.mount(None, "/", None, syscalls.MS_REC | syscalls.MS_PRIVATE, None)
-        found = _measure(base, options.entries, options.repeat)
+        found = _measure(base, options.entries, options.repeat, not options.read_only)
     finally:
         shutil.rmtree(base)
     lines = [f"{options.entries} entries, load {os.getloadavg()[0]:.1f}:"]
