@@ -68,7 +68,10 @@ class Root:
 
 
 def open_union(root: Root) -> int:
-    """The union of a root, detached; checked as ``fallthru mount`` does."""
+    """The union of a root, detached; checked as ``fallthru mount`` does.
+
+    One in memory is made in a mount namespace that is the caller's alone.
+    """
     if root.top is None:
         return _in_memory(root)
     overlay = kernel.Overlay(root.bottoms, root.top, root.work, root.profile)
@@ -87,10 +90,17 @@ def _in_memory(root: Root) -> int:
             opened.callback(os.close, fd)
             return fd
 
+        def covering(tree: int) -> None:
+            # Before 6.15 ("fs: allow detached mounts in clone_private_mount()") layers have to
+            # be in the namespace: for a moment it covers the root.
+            rootmounts.step_over(tree)
+            opened.callback(syscalls.umount2, "/", syscalls.MNT_DETACH)
+
         bottoms = []
         for path in root.bottoms:
             if images.is_image(path):
                 bottoms.append(held(images.open_image(path).fd))
+                covering(bottoms[-1])
                 continue
             try:
                 bottoms.append(held(os.open(path, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)))
@@ -99,6 +109,7 @@ def _in_memory(root: Root) -> int:
                     f"the bottom {printable(path)} cannot be opened", errno=error.errno or 0
                 ) from None
         store = held(rootmounts.tmpfs())
+        covering(store)
         made = []
         for name in ("top", "work"):
             os.mkdir(name, 0o755, dir_fd=store)
@@ -116,8 +127,8 @@ def _in_memory(root: Root) -> int:
 class Builder:
     """Puts a root together as a process in its namespaces, and makes it their root.
 
-    ``union`` is what :func:`open_union` gave, None to make it here, where the caller has
-    privilege only in the namespaces.  ``link`` is told by whoever connected its network.
+    ``union`` is what :func:`open_union` gave, None to make it here: in memory, or where the
+    caller has privilege only in the namespaces.  ``link`` is told by whoever connected its network.
     """
 
     def __init__(self, root: Root, union: int | None, terminal: str | None = None) -> None:

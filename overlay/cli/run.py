@@ -72,7 +72,7 @@ def run(
 
     tidy = partial(_tidy, group, root.network)
     try:
-        union = None if as_user else open_union(root)
+        union = None if as_user or root.top is None else open_union(root)
         builder = Builder(root, union, _terminal())
         ending = enclosure.run(
             command,

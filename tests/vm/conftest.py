@@ -6,6 +6,8 @@ from collections.abc import Iterator
 
 import pytest
 
+from tests.cli.processes import wait_gone
+from tests.conftest import children
 from tests.vm.guests import end_guests
 
 
@@ -13,3 +15,5 @@ from tests.vm.guests import end_guests
 def shared_guests() -> Iterator[None]:
     yield
     end_guests()
+    for pid in children():  # what a machine leaves becomes this process's (tests/conftest.py)
+        wait_gone(pid)
