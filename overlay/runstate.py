@@ -5,6 +5,7 @@ know: how the bottoms were when an overlay began to rely on them, and what was s
 for its sake, so that it can be switched off again after the overlay went by a plain
 umount(8) or in a crash.  /run ends with the boot, as all mounts do.
 
+    /run/fallthru/boot/MAJOR:MINOR       the overlay that the machine booted on, by its number
     /run/fallthru/overlays/MAJOR:MINOR   one overlay, by its own device number
     /run/fallthru/devices/MAJOR:MINOR    one block device that was made read-only
     /run/fallthru/images/                names, while the kernel looks them up
@@ -28,7 +29,7 @@ from overlay.errors import OperationFailed
 __all__ = ["DIRECTORY", "Drawer", "any_devices", "drop", "load", "locked", "put"]
 
 DIRECTORY: Final = "/run/fallthru"
-Drawer = Literal["overlays", "devices", "images", "mounts", "networks", "roots"]
+Drawer = Literal["boot", "overlays", "devices", "images", "mounts", "networks", "roots"]
 _CHUNK: Final = 1 << 16
 _OPEN: Final = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 

@@ -9,12 +9,12 @@ from __future__ import annotations
 import os
 import time
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Container, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
-from overlay import guard, holding, mountinfo, owners, readonlyusers
+from overlay import guard, holding, mountinfo, owners, readonlyusers, runstate
 from overlay.profiles import profile_of_source
 from overlay.taint import Taint
 from overlay.text import printable
@@ -65,13 +65,14 @@ class BottomStatus:
 class OverlayStatus:
     """One overlay: the mount, its profile (None when something else mounted it), its bottoms.
 
-    ``bottoms`` has data-only ones last.
+    ``bottoms`` has data-only ones last.  ``booted``: the machine booted on it.
     """
 
     mount: mountinfo.OverlayMount
     profile: str | None
     read_only: bool
     bottoms: tuple[BottomStatus, ...]
+    booted: bool
 
     @property
     def index(self) -> BottomStatus | None:
@@ -92,6 +93,7 @@ class OverlayStatus:
             "profile": self.profile,
             "read_only": self.read_only,
             "tainted": self.tainted,
+            "booted": self.booted,
             "top": None if mount.top is None else printable(mount.top),
             "work": None if mount.work is None else printable(mount.work),
             "index": None if self.index is None else printable(self.index.name),
@@ -118,7 +120,8 @@ def survey(mounts: Iterable[mountinfo.OverlayMount] | None = None) -> list[Overl
     users = _users(entries)
     held = holding.held()
     noted = readonlyusers.reliances()
-    return [_status(mount, entries, users, held, noted) for mount in chosen]
+    booted = runstate.load("boot")
+    return [_status(mount, entries, users, held, noted, booted) for mount in chosen]
 
 
 def _users(entries: Sequence[mountinfo.MountEntry]) -> Counter[tuple[int, int] | None]:
@@ -160,12 +163,18 @@ def _status(
     users: Counter[tuple[int, int] | None],
     held: set[tuple[int, int]],
     noted: dict[tuple[int, int], readonlyusers.Reliance],
+    booted: Container[str],
 ) -> OverlayStatus:
     states = {path: _state(path, mount, entries) for path in _paths(mount)}
     reliance = noted.get(mount.dev)
     if reliance is not None and reliance.top != mount.top:
         reliance = None  # of an overlay that went, whose number this one got
     taints = {} if reliance is None else _taints(reliance, states)
+    is_root = f"{mount.dev[0]}:{mount.dev[1]}" in booted
+    if is_root and reliance is None:
+        # An initramfs holds its bottoms, but notes nothing to compare them with later.
+        kept = [state for state in states.values() if state and state.super_read_only]
+        readonlyusers.note(mount, kept)
     return OverlayStatus(
         mount=mount,
         profile=profile_of_source(mount.source),
@@ -180,6 +189,7 @@ def _status(
             )
             for path, state in states.items()
         ),
+        booted=is_root,
     )
 
 

@@ -56,6 +56,7 @@ SUBCOMMANDS = {
         "Let mount(8) and fstab mount overlays.",
         "overlay.cli.install_helper:install_helper",
     ),
+    "boot": ("Have a machine boot on an overlay.", "overlay.cli.boot:boot"),
     "doctor": ("Tell what works on this machine.", "overlay.cli.doctor:doctor"),
     "manpages": ("Write the manual pages.", "overlay.cli.manpages:manpages"),
     "completion": ("Print shell completion.", "overlay.cli.completion:completion"),

@@ -50,6 +50,7 @@ def _show(overlay: OverlayStatus) -> None:
     access = "read-only" if overlay.read_only else "writable"
     name = click.style(printable(mount.mount_point), bold=True)
     state = ", tainted" if overlay.tainted else ""
+    state += ", the root that this machine booted on" if overlay.booted else ""
     click.echo(f"{name}  {overlay.profile or 'not mounted by fallthru'}, {access}{state}")
     click.echo(f"  top     {'none' if mount.top is None else printable(mount.top)}")
     for bottom in overlay.bottoms:
