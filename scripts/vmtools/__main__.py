@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import signal
 import sys
 from collections.abc import Sequence
 
-from . import machines
+from . import booting, machines
+from .booting import KINDS, MAKERS
 from .errors import Lacks, VmError
-from .jobs import run
+from .jobs import Start, run
 from .serving import serve
 
 __all__ = ["main"]
@@ -32,6 +34,25 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     running.add_argument("kernel", metavar="KERNEL")
     running.add_argument("command", nargs="+", metavar="CMD", help="after --")
+    system = verbs.add_parser(
+        "boot",
+        help="boot a whole Debian on an overlay, and run a command in it",
+        description="WORD is for the kernel's command line, as top:tmpfs,bottom:/dev/vda.  "
+        "Disks are /dev/vda and on, first the bottoms.  A command runs when systemd is done; "
+        "what it thinks of the system is in /run/state.",
+    )
+    system.add_argument("--timeout", type=float, default=600, metavar="SECONDS")
+    system.add_argument("--memory", default="1G", metavar="SIZE")
+    system.add_argument(
+        "--bottom", action="append", choices=list(KINDS), help="an image of the system"
+    )
+    system.add_argument(
+        "--disk", action="append", default=[], metavar="FILE", help="one that keeps what is written"
+    )
+    system.add_argument("--maker", choices=list(MAKERS), default="initramfs-tools")
+    system.add_argument("kernel", metavar="KERNEL")
+    system.add_argument("word", metavar="WORD")
+    system.add_argument("command", nargs="+", metavar="CMD", help="after --")
     serving = verbs.add_parser(
         "serve",
         help="boot once, run the commands that come on standard input",
@@ -55,6 +76,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         machine = machines.named(chosen.kernel)
         if not machine.ready():
             raise Lacks(f"{machine.name} is not built yet: scripts/vm setup {machine.name}")
+        if chosen.verb == "boot":
+            return run(_booted(machine, chosen), chosen.command, timeout=chosen.timeout)
         union_root = getattr(chosen, "union_root", False)
         start = machine.start(chosen.memory, union_root=union_root)
         if chosen.verb == "serve":
@@ -66,6 +89,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return error.exit_code
     except KeyboardInterrupt:
         return 130
+
+
+def _booted(machine: machines.Machine, chosen: argparse.Namespace) -> Start:
+    """How to start the system that is to be booted, built when something of it is missing."""
+    with contextlib.redirect_stdout(sys.stderr):  # the command's is its own
+        system = machine.build_system(chosen.maker)
+    bottoms = chosen.bottom or ["squashfs"]
+    return booting.start(system, chosen.memory, f"fallthru={chosen.word}", bottoms, chosen.disk)
 
 
 def _list() -> int:

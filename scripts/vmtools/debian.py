@@ -26,8 +26,11 @@ MIRROR = "http://deb.debian.org/debian"
 _PROGRAMS = {
     "depmod": "kmod",
     "mkfs.erofs": "erofs-utils",
+    "mke2fs": "e2fsprogs",
+    "mksquashfs": "squashfs-tools",
     "mmdebstrap": "mmdebstrap",
     "qemu-system-x86_64": "qemu-system-x86",
+    "xorriso": "xorriso",
     "zstd": "zstd",
 }
 _SBIN = "/usr/sbin:/sbin"

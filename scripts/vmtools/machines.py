@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from . import debian, qemu, uml
+from . import booting, debian, qemu, uml
 from .errors import VmError
 from .jobs import Start
 
@@ -46,6 +46,10 @@ class Machine:
         else:
             tree = qemu.find_kernel(self.name, self.suite)
         return None if tree is None else (tree / "release").read_text("utf-8").strip()
+
+    def build_system(self, maker: str) -> booting.System:
+        """What booting a whole system on this kernel takes."""
+        return booting.build(self.name, self.suite, maker)
 
     def start(self, memory: str, *, union_root: bool = False) -> Start:
         """How to start it; nothing but what is built is used."""

@@ -23,9 +23,18 @@ from . import debian, initramfs, store
 from .errors import VmError
 from .jobs import CHECKOUT, Start
 
-__all__ = ["build_kernel", "build_root", "find_kernel", "find_root", "start"]
+__all__ = ["MACHINE", "build_kernel", "build_root", "find_kernel", "find_root", "start"]
 
 _GUEST = Path(__file__).parent / "guest"
+
+#: The machine itself; its memory, kernel and disks are to be added.
+MACHINE = (
+    *("qemu-system-x86_64", "-M", "pc", "-cpu", "max", "-smp", "2"),
+    *("-accel", "tcg,thread=multi"),
+    *("-nodefaults", "-no-reboot", "-nic", "none"),
+    *("-display", "none", "-monitor", "none", "-serial", "stdio"),
+    *("-device", "virtio-rng-pci"),
+)
 
 #: What it takes to mount the root and the shares; their dependencies come along.
 _BOOT_MODULES = ("virtio_pci", "virtio_blk", "9pnet_virtio", "9p", "erofs")
@@ -181,13 +190,8 @@ def start(kernel: Path, root: Path, memory: str) -> Start:
         packed.write_bytes((kernel / "initramfs").read_bytes() + initramfs.pack(ours))
         share = "security_model=none,multidevs=remap"
         return [
-            "qemu-system-x86_64",
-            *("-M", "pc", "-cpu", "max", "-smp", "2", "-m", memory),
-            *("-accel", "tcg,thread=multi"),
-            *("-nodefaults", "-no-reboot", "-nic", "none"),
-            *("-display", "none", "-monitor", "none", "-serial", "stdio"),
-            *("-device", "virtio-rng-pci"),
-            *("-kernel", kernel / "vmlinux", "-initrd", packed),
+            *MACHINE,
+            *("-m", memory, "-kernel", kernel / "vmlinux", "-initrd", packed),
             *_disk(root / "root.erofs"),
             *_disk(kernel / "modules.erofs"),
             *("-virtfs", f"local,path={CHECKOUT},mount_tag=checkout,readonly=on,{share}"),

@@ -29,6 +29,7 @@ import subprocess
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any, Final
 
 import pytest
@@ -37,7 +38,7 @@ from overlay.spec import kernels
 from overlay.spec.runner import Result
 from tests.running import REPOSITORY
 
-__all__ = ["VM", "end_guests", "in_fresh_guest", "in_guest", "judged", "need", "serving"]
+__all__ = ["VM", "booted", "end_guests", "in_fresh_guest", "in_guest", "judged", "need", "serving"]
 
 VM: Final = REPOSITORY / "scripts" / "vm"
 _BUILT_ON_DEMAND: Final = {"1": {"uml", "debian-6.12"}, "all": set(kernels.KERNELS)}
@@ -173,6 +174,37 @@ def in_fresh_guest(
             errors="surrogateescape",
             check=False,
             timeout=seconds + 60,
+        )
+
+
+def booted(
+    kernel: str,
+    word: str,
+    *command: str,
+    bottoms: tuple[str, ...],
+    disks: tuple[Path, ...] = (),
+    maker: str = "initramfs-tools",
+    seconds: int = 400,
+) -> subprocess.CompletedProcess[str]:
+    """The finished command, run in a Debian that booted on the overlay that ``word`` asks for.
+
+    Its disks are ``bottoms`` (images of it, by their kind) and then ``disks``.  For
+    FALLTHRU_VM=all only: to build it takes minutes, and so does each boot.
+    """
+    if os.environ.get("FALLTHRU_VM") != "all":
+        pytest.skip("needs: FALLTHRU_VM=all to boot whole systems, because it takes minutes")
+    need(kernel)
+    images = [f"--bottom={kind}" for kind in bottoms] + [f"--disk={disk}" for disk in disks]
+    options = ["--timeout", str(seconds), "--maker", maker, *images]
+    with _timed():
+        return subprocess.run(
+            (VM, "boot", *options, kernel, word, "--", *command),
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            errors="surrogateescape",
+            check=False,
+            timeout=_BUILDING + seconds,
         )
 
 
