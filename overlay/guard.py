@@ -35,6 +35,9 @@ READ_ONLY_FILESYSTEMS = frozenset({"squashfs", "erofs", "iso9660", "cramfs", "ro
 #: asks it only once (:func:`overlay.btrfs.opened_read_only`); jffs2 is on the flash below.
 IGNORE_THEIR_DEVICE = frozenset({"btrfs", "jffs2"})
 
+#: What other machines write to as well, so that nothing here can keep it (L580).
+_SHARED = frozenset({"nfs", "nfs4", "cifs", "smb3", "ceph", "9p", "virtiofs"})
+
 
 class Hold(enum.Enum):
     """What keeps a bottom from changing, strongest first."""
@@ -185,6 +188,11 @@ def _hold_of(entry: mountinfo.MountEntry, device: tuple[int, int] | None) -> tup
         return Hold.FORMAT, f"{entry.fstype} cannot be written"
     if entry.super_read_only and device and _device_is_read_only(device, entry.fstype):
         return Hold.DEVICE, f"{entry.source} is a read-only block device"
+    if entry.fstype in _SHARED:
+        return Hold.MOUNT if entry.read_only else Hold.NONE, (
+            f"{entry.fstype} is {'mounted read-only here' if entry.read_only else 'read-write'}, "
+            "and its server, or another client, can change it"
+        )
     if entry.super_read_only:
         refused = lsm.refused(entry.dev)
         if refused is not None:
