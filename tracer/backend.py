@@ -19,7 +19,7 @@ from overlay.errors import EnvironmentLacks, UsageError
 from tracer.hooks import BACKENDS, DROPS, EXITS, FINDER
 from tracer.kinds import KINDS
 from tracer.latencies import Latency, read_latencies
-from tracer.program import COPYUPS, RING_BYTES, SPARE_BYTES, Filters, Options, Program, build
+from tracer.program import COPYUPS, RINGS, Filters, Options, Program, build
 
 if TYPE_CHECKING:
     from tracer.records import MountRecord
@@ -112,8 +112,8 @@ class Probes:
                 if not self.hooks >= _WITHOUT_EXITS:
                     self._program.take_up(EXITS)
             maps = self._program.maps
-            self._ring = Ring(maps["ring"].fd, RING_BYTES, RECORD_SIZE)
-            self._spare = Ring(maps["spare"].fd, SPARE_BYTES, RECORD_SIZE)
+            self._ring = Ring(maps["ring"].fd, RINGS["ring"], RECORD_SIZE)
+            self._spare = Ring(maps["spare"].fd, RINGS["spare"], RECORD_SIZE)
         except BaseException:
             self._program.close()
             raise

@@ -29,8 +29,7 @@ from tracer.kinds import KINDS
 
 __all__ = [
     "COPYUPS",
-    "RING_BYTES",
-    "SPARE_BYTES",
+    "RINGS",
     "Filters",
     "NoBpf",
     "Options",
@@ -49,11 +48,9 @@ _PARTS = {
     "tracepoint": (*_COMMON, "copyup", "tracepoints", "tasks"),
 }
 
-#: Room for some 16,000 copyups that wait to be fetched.
-RING_BYTES = 8 << 20
-#: For records that the ring did not take.
-SPARE_BYTES = 1 << 20
-_RINGS = {"ring": RING_BYTES, "spare": SPARE_BYTES}
+#: Sizes of the rings in bytes: one has room for some 16,000 copyups that wait to be fetched,
+#: the spare one takes what the first does not.
+RINGS = {"ring": 8 << 20, "spare": 1 << 20}
 
 #: What the probes read.  All of it must exist.
 _FIELDS: dict[str, Sequence[str]] = {
@@ -179,7 +176,7 @@ def _hooks(backend: str, filters: Filters) -> tuple[Hook, ...]:
 
 
 def _map(spec: MapSpec) -> bpf.Map:
-    entries = _RINGS.get(spec.name, spec.entries)
+    entries = RINGS.get(spec.name, spec.entries)
     return bpf.Map(spec.name, spec.kind, spec.key_size, spec.value_size, entries, spec.flags)
 
 

@@ -181,11 +181,6 @@ def test_no_clause_fails_here_and_no_departure_is_stale(
     assert len(kept) > 2 * len(results) // 3
 
 
-def test_one_target_takes_seconds_not_minutes() -> None:
-    results = runner.run(load(), [KernelTarget("document")])
-    assert sum(result.seconds for result in results) < 10
-
-
 def test_a_kept_departure_is_kept_and_called_stale() -> None:
     (chosen,) = (c for c in load() if c.id == "copyup.truncate.only-n-bytes")
 

@@ -18,7 +18,7 @@ from tests.running import fallthru
 from tests.tracer.conftest import Recorder
 from tests.tracer.running import Step, Writers
 from tests.tracer.test_tools import check_trace_events
-from tracer.program import RING_BYTES, SPARE_BYTES
+from tracer.program import RINGS
 from tracer.records import RECORD_SIZE
 
 FILES = 20_011
@@ -63,8 +63,8 @@ def test_twenty_thousand(mnt: Path, tmp_path: Path, recording: Recorder) -> None
 
 def test_more_than_the_ring_holds(mnt: Path, tmp_path: Path, recording: Recorder) -> None:
     """What one ring refuses goes to the other: nothing is lost."""
-    room = RING_BYTES // (RECORD_SIZE + 8)
-    count = room + SPARE_BYTES // (RECORD_SIZE + 8) // 2
+    room, spare = (RINGS[name] // (RECORD_SIZE + 8) for name in ("ring", "spare"))
+    count = room + spare // 2
     paths = [f"/d{number % WRITERS}/f{number}" for number in range(count)]
     writers = Writers(tmp_path, mnt, [[Step("openat", path) for path in paths]])
     recorder = recording("-o", tmp_path / "t", "--mount", mnt)

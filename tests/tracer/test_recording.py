@@ -162,13 +162,12 @@ def test_damaged_part(mnt: Path, tmp_path: Path) -> None:
 
 
 def test_lost_records_are_counted(mnt: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """With a ring that nobody empties, what does not fit is counted, to the last one."""
-    import tracer.program
-    from tracer import backend
+    """With rings that nobody empties, what does not fit is counted, to the last one."""
+    from tracer import backend, program
 
-    monkeypatch.setattr(tracer.program, "RING_BYTES", 8192)
-    monkeypatch.setattr(backend, "RING_BYTES", 8192)
-    traced = backend.Probes("tracepoint", tracer.program.Filters(devices=(device(mnt),)))
+    for name in program.RINGS:
+        monkeypatch.setitem(program.RINGS, name, 4096)
+    traced = backend.Probes("tracepoint", program.Filters(devices=(device(mnt),)))
     try:
         for number in range(FILES):
             os.chmod(mnt / f"f{number}", 0o600)

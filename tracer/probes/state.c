@@ -58,7 +58,7 @@ struct scratch {
     char names[2 * MAX_NAMES + 256]; /* any masked offset plus one name fits */
 };
 
-BPF_RINGBUF_OUTPUT(ring, 1); /* larger: RING_BYTES of tracer/program.py */
+BPF_RINGBUF_OUTPUT(ring, 1); /* larger: RINGS of tracer/program.py */
 /* A ring may refuse a record that it has room for: since 6.15 its lock gives up when it takes
  * waiting for a deadlock (raw_res_spin_lock_irqsave()).  Seen under load, once in some 200,000
  * records, with retries refused as well.  The other ring has another lock. */
