@@ -15,7 +15,7 @@ import pytest
 
 from overlay import enclosure, mountinfo, net, rootnotes, roots, runstate, syscalls
 from overlay.cgroups import Limits
-from overlay.errors import Refused
+from overlay.errors import FallthruError, Refused, TopInUse
 from overlay.inuse import top_in_use
 from overlay.root import Root
 from tests.cli.processes import wait_gone
@@ -247,42 +247,6 @@ def _killed_starting(name: str, number: int) -> bool:
     return code == CRASHED
 
 
-def test_its_disk_becomes_read_only_while_it_runs(bottom: Path, registry: Path) -> None:
-    ok("create", "web", "--bottom", bottom)
-    ok("start", "web")
-    pid = pid_of("web")
-    syscalls.mount(None, registry.parent, None, MS_REMOUNT | MS_RDONLY, None)
-    assert [each["running"] for each in listed()] == [True]
-    done = fallthru("exec", "web", "--", "sh", "-c", "cat /etc/passwd && echo new > /etc/new")
-    assert "root:x:0" in done.stdout
-    assert "Read-only file system" in done.stderr
-    ok("stop", "web")
-    wait_gone(pid)
-    for command in (("rm", "--yes"), ("start",), ("create", "--bottom", bottom)):
-        done = fallthru(*command, "other" if command[0] == "create" else "web")
-        assert done.returncode in (2, 3, 5), (command, done)
-        assert "ead-only" in done.stderr
-        assert "Traceback" not in done.stderr
-    syscalls.mount(None, registry.parent, None, MS_REMOUNT, None)
-    assert [(each["name"], each["running"]) for each in listed()] == [("web", False)]
-    ok("start", "web")
-
-
-def test_its_note_is_lost_while_it_runs(bottom: Path) -> None:
-    """As when somebody empties /run: the kernel still knows that the top is in use."""
-    ok("create", "web", "--bottom", bottom)
-    ok("start", "web")
-    pid = pid_of("web")
-    Path(runstate.DIRECTORY, "roots", "web").unlink()
-    assert [each["running"] for each in listed()] == [False]
-    done = fallthru("start", "web")
-    assert done.returncode == 4
-    assert f"kill {pid}" in done.stderr
-    os.kill(pid, signal.SIGKILL)
-    wait_gone(pid)
-    ok("start", "web")
-
-
 @pytest.fixture
 def made(bottom: Path) -> list[str]:
     """Two roots."""
@@ -290,6 +254,39 @@ def made(bottom: Path) -> list[str]:
     for name in names:
         roots.create(Root(name, (str(bottom),)), Limits())
     return names
+
+
+def test_its_disk_becomes_read_only_while_it_runs(made: list[str], registry: Path) -> None:
+    pid = roots.start("web").pid
+    syscalls.mount(None, registry.parent, None, MS_REMOUNT | MS_RDONLY, None)
+    assert list(rootnotes.standings()) == ["web"]
+    done = fallthru("exec", "web", "--", "sh", "-c", "cat /etc/passwd && echo new > /etc/new")
+    assert "root:x:0" in done.stdout
+    assert "Read-only file system" in done.stderr
+    roots.stop("web", patience=0)
+    wait_gone(pid)
+    done = fallthru("rm", "--yes", "web")
+    assert done.returncode == 5
+    assert "Read-only file system" in done.stderr
+    with pytest.raises(FallthruError, match="read-only"):
+        roots.start("web")
+    syscalls.mount(None, registry.parent, None, MS_REMOUNT, None)
+    assert rootnotes.names() == made
+    assert rootnotes.standings() == {}
+    roots.start("web")
+
+
+def test_its_note_is_lost_while_it_runs(made: list[str]) -> None:
+    """As when somebody empties /run: the kernel still knows that the top is in use."""
+    pid = roots.start("web").pid
+    Path(runstate.DIRECTORY, "roots", "web").unlink()
+    assert rootnotes.standings() == {}
+    with pytest.raises(TopInUse) as caught:
+        roots.start("web")
+    assert f"kill {pid}" in str(caught.value.hint)
+    os.kill(pid, signal.SIGKILL)
+    wait_gone(pid)
+    roots.start("web")
 
 
 def test_a_newer_one_started_it(made: list[str]) -> None:
