@@ -15,6 +15,7 @@ import pytest
 from overlay import kernel, syscalls
 from tests.conftest import Layers, make_layers
 from tests.fsimages import loop_filesystem, tmpfs
+from tests.powercuts import Cut, cut_power
 from tests.rawoverlay import overlay
 from tests.running import REPOSITORY, fallthru
 
@@ -143,6 +144,31 @@ def test_create_onto_a_full_disk(filled: Layers, small: Path) -> None:
         failed_by(fallthru("create", "web", "--bottom", filled.bottom), errno.ENOSPC)
         assert fallthru("list").stdout == "there are no roots\n"
         assert fallthru("create", "web", "--bottom", filled.bottom, "--top", small).returncode == 0
+
+
+def test_a_mounted_top_becomes_read_only(filled: Layers, small: Path) -> None:
+    layers = on_small(filled, small)
+    kernel.mount(kernel.Overlay((str(layers.bottom),), str(layers.top)), str(layers.mnt))
+    try:
+        syscalls.mount(None, small, None, MS_REMOUNT | MS_RDONLY, None)
+        assert (layers.mnt / "old").read_bytes() == BIG
+        with pytest.raises(OSError, match="Read-only"):
+            (layers.mnt / "new").touch()
+        done = fallthru("status", layers.mnt)
+        assert (done.returncode, done.stderr) == (0, "")
+        assert str(layers.top) in done.stdout
+    finally:
+        done = fallthru("umount", layers.mnt)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_a_broken_disk(filled: Layers) -> None:
+    with loop_filesystem("ext4") as place:
+        (place / "bottom").mkdir()
+        cut_power(place, Cut.ALL_LOST)
+        commit = ("commit", "--yes", "--top", filled.top, "--bottom", place / "bottom")
+        failed_by(fallthru(*commit), errno.EIO)
+    assert (filled.top / "big").read_bytes() == BIG
 
 
 def test_a_quota(root: None, filled: Layers) -> None:
