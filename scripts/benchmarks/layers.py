@@ -30,7 +30,7 @@ from pathlib import Path
 from typing import Any
 
 from check import build
-from measuring import emit
+from measuring import ENVIRONMENT, emit
 
 from overlay import syscalls
 
@@ -47,7 +47,7 @@ def _run(command: Sequence[str | Path], accepted: tuple[int, ...] = (0,)) -> dic
         status = 1
         try:
             with open(os.devnull, "wb") as nothing:
-                done = subprocess.run(command, stdout=nothing, env=_ENVIRONMENT, check=False)
+                done = subprocess.run(command, stdout=nothing, env=ENVIRONMENT, check=False)
             status = 0 if done.returncode in accepted else 1
         finally:
             usage = resource.getrusage(resource.RUSAGE_CHILDREN)
@@ -67,8 +67,6 @@ def _run(command: Sequence[str | Path], accepted: tuple[int, ...] = (0,)) -> dic
 
 
 _answer = os.pipe()
-#: Compiled modules are kept, as an installation does.
-_ENVIRONMENT = {key: value for key, value in os.environ.items() if key != "PYTHONDONTWRITEBYTECODE"}
 
 
 def _measure(base: Path, entries: int, repeat: int, changing: bool) -> dict[str, dict[str, Any]]:

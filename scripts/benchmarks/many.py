@@ -17,7 +17,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from measuring import emit
+from measuring import ENVIRONMENT, emit
 
 from overlay import mountinfo, rootnotes, roots, syscalls
 from overlay.cgroups import Limits
@@ -76,7 +76,7 @@ def _controllers(mount_point: str) -> list[str]:
 
 def seconds(*command: str) -> float:
     before = time.perf_counter()
-    subprocess.run([*FALLTHRU, *command], check=True, stdout=subprocess.DEVNULL)
+    subprocess.run([*FALLTHRU, *command], check=True, env=ENVIRONMENT, stdout=subprocess.DEVNULL)
     return time.perf_counter() - before
 
 

@@ -11,7 +11,12 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-__all__ = ["emit", "in_turn", "machine", "median_seconds"]
+__all__ = ["ENVIRONMENT", "emit", "in_turn", "machine", "median_seconds"]
+
+
+#: For commands that are measured.  Compiled modules are kept, as an installation does: with
+#: PYTHONDONTWRITEBYTECODE Python compiles them at each start, which takes longer than the rest.
+ENVIRONMENT = {key: value for key, value in os.environ.items() if key != "PYTHONDONTWRITEBYTECODE"}
 
 
 def in_turn(

@@ -3,9 +3,6 @@
 Aims: --help under 5 times `python3 -c pass`; `try -- true`, with all that it mounts and takes
 away again, within 60 ms on a quiet machine; `list` of a thousand roots within 300 ms.
 The roots are notes only, all with this program as their first process.
-
-Compiled modules are kept, as an installation does: PYTHONDONTWRITEBYTECODE would have Python
-compile them at each start, which takes longer than all the rest.
 """
 
 from __future__ import annotations
@@ -20,11 +17,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 from many import own_state
-from measuring import emit, in_turn, median_seconds
+from measuring import ENVIRONMENT, emit, in_turn, median_seconds
 
 from overlay import rootnotes, runstate
-
-ENVIRONMENT = {key: value for key, value in os.environ.items() if key != "PYTHONDONTWRITEBYTECODE"}
 
 
 def running(*command: str) -> Callable[[], None]:
