@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
-import pyarrow.parquet as pq
 
-from tracer.schema import SCHEMA, RunMetadata, schema_with
+from tracer.schema import SCHEMA, RunMetadata
+from tracer.tracefile import TraceWriter
 
 __all__ = ["PART", "write_trace"]
 
@@ -33,8 +33,9 @@ def write_trace(directory: str, spans: int, *, files: int, seed: int = 0, host: 
     """Write a trace of ``spans`` copyups of ``files`` paths into ``directory``."""
     rng = np.random.default_rng(seed)
     os.makedirs(directory, exist_ok=True)
+    writer = TraceWriter(directory)
     paths = pa.array([f"/share/pkg{number % 9973:04}/file-{number:07}" for number in range(files)])
-    for part, first in enumerate(range(0, spans, PART)):
+    for first in range(0, spans, PART):
         count = min(PART, spans - first)
         metadata = RunMetadata(
             kernel="6.18.0",
@@ -47,9 +48,7 @@ def write_trace(directory: str, spans: int, *, files: int, seed: int = 0, host: 
         made = _columns(rng, count, first)
         made["path"] = paths.take(pa.array(rng.integers(0, files, count)))
         arrays = [made[one.name].cast(one.type) for one in SCHEMA]
-        table = pa.table(arrays, schema=schema_with(metadata))
-        name = os.path.join(directory, f"part-{part:05}.parquet")
-        pq.write_table(table, name, compression="zstd", write_page_checksum=True)
+        writer.write(pa.table(arrays, schema=SCHEMA), metadata)
 
 
 def _columns(rng: np.random.Generator, count: int, first: int) -> dict[str, pa.Array]:
