@@ -2,8 +2,9 @@
 
 A trace has no row for a lookup, but histograms (:mod:`analysis.lookups`).  How long a lookup takes
 grows with the layers that are asked: ``fixed + layers × each``, with a fixed part of its own for
-names that are there.  Fitted to the means of the trace, that tells what asking one layer, or two,
-would have taken.  It is about the whole union: where in it the lookups were is not known.
+names that are there.  Fitted to the medians of the trace (a few lookups wait for something else),
+that tells what part of it asking one layer, or two, would have taken.  It is about the whole
+union: where in it the lookups were is not known.
 """
 
 from __future__ import annotations
@@ -25,9 +26,9 @@ __all__ = ["Costs", "advise", "costs"]
 
 #: Names that are not there, and names of a bottom alone.
 _MISSING, _BELOW = ("absent", "opaque", "whiteout"), ("bottom",)
-#: What remains of a listing that need not be merged, and what a stub's lookup takes against a
-#: merged name's.  As measured (docs/fallthru.md): both hardly depend on the number of bottoms.
-_LISTING, _STUB = 0.75, 1.5
+#: What a stub's lookup takes against a merged name's, whatever the number of bottoms
+#: (docs/fallthru.md).
+_STUB = 1.5
 
 
 @dataclass(frozen=True)
@@ -46,24 +47,24 @@ class Costs:
 
 
 def costs(found: Sequence[Counted]) -> Costs | None:
-    """Fit the costs of the lookups in ``found``, each mean weighted by how many lookups it is of;
-    None where no name was missing."""
+    """Fit the costs of the lookups in ``found``, each median weighted by how many lookups it is
+    of; None where no name was missing."""
     mine = [one for one in found if one.kind == "lookup" and one.outcome in (*_MISSING, *_BELOW)]
     missing = np.array([one.outcome in _MISSING for one in mine], float)
     layers = np.array([one.layers for one in mine], float)
-    means = np.array([one.mean for one in mine])
+    medians = np.array([float(one.times.quantile(0.5)) for one in mine])
     weights = np.sqrt([one.count for one in mine])
     if not missing.any():
         return None
     columns = [missing, layers] if missing.all() else [missing, 1 - missing, layers]
     design = np.stack(columns, axis=1) * weights[:, None]
     if np.linalg.matrix_rank(design) == len(columns):
-        solved = np.linalg.lstsq(design, means * weights, rcond=None)[0]
+        solved = np.linalg.lstsq(design, medians * weights, rcond=None)[0]
         if solved[-1] >= 0 and solved[0] >= 0:
             return Costs(float(solved[0]), float(solved[-1]), fitted=True)
     asked = np.average(layers[missing > 0], weights=weights[missing > 0] ** 2)
-    mean = np.average(means[missing > 0], weights=weights[missing > 0] ** 2)
-    return Costs(0.0, float(mean / max(asked, 1)), fitted=False)
+    typical = np.average(medians[missing > 0], weights=weights[missing > 0] ** 2)
+    return Costs(0.0, float(typical / max(asked, 1)), fitted=False)
 
 
 def advise(run: Run, place: str, copyup_ns: float) -> Iterator[Advice]:
@@ -75,12 +76,8 @@ def advise(run: Run, place: str, copyup_ns: float) -> Iterator[Advice]:
     cost = costs(found)
     whole = copyup_ns + sum(one.times.sum for one in found)
     below = sum(one.times.sum for one in found if one.outcome in _BELOW)
-    for name, asked, extra in (("index", 2, 0.0), ("prime", 1, (_STUB - 1) * below)):
-        saved = [
-            *_lookups_saved(found, cost, asked),
-            *((one, (1 - _LISTING) * one.mean) for one in found if one.outcome == "merged"),
-        ]
-        pieces = [(one, each) for one, each in saved if one.kind == "readdir" or each > 0]
+    for name, beside, extra in (("index", 1, 0.0), ("prime", 0, (_STUB - 1) * below)):
+        pieces = list(_saved(found, cost, beside, len(layers.bottoms)))
         total = sum(one.count * each for one, each in pieces) - extra
         if total < WORTH * whole or total <= 0:
             continue
@@ -101,15 +98,20 @@ def advise(run: Run, place: str, copyup_ns: float) -> Iterator[Advice]:
         )
 
 
-def _lookups_saved(
-    found: Sequence[Counted], cost: Costs | None, asked: int
+def _saved(
+    found: Sequence[Counted], cost: Costs | None, beside: int, bottoms: int
 ) -> Iterator[tuple[Counted, float]]:
-    """What each lookup of a missing name takes less (ns) when ``asked`` layers are asked."""
-    if cost is None:
-        return
+    """What each lookup of a missing name, and each merged listing, takes less (ns) when one layer
+    is asked, and ``beside`` it the top, where that has the directory: then one more than the
+    bottoms were asked.  A merged listing reads each layer's own, and these take alike."""
     for one in found:
-        if one.kind == "lookup" and one.outcome in _MISSING and one.layers > asked:
-            yield one, min((one.layers - asked) * cost.each, one.mean)
+        asked = 1 + beside * (one.layers > bottoms)
+        if one.layers <= asked:
+            continue
+        if one.kind == "readdir" and one.outcome == "merged":
+            yield one, one.mean * (1 - asked / one.layers)
+        elif one.kind == "lookup" and one.outcome in _MISSING and cost is not None:
+            yield one, one.mean * (1 - cost.of_missing(asked) / cost.of_missing(one.layers))
 
 
 def _squares(one: Counted, each: float) -> float:

@@ -6,7 +6,6 @@ import json
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 
 from analysis import lookupplots, lookups, priming, tables
@@ -17,8 +16,9 @@ from tests.analysis.commands import Fallthru
 from tests.analysis.synthetic import MOUNT, Workload
 from tracer.histogram import Histogram
 
-#: What a lookup costs (ns): to begin with, by whether the name is there, and for each layer.
-MISSING, THERE, EACH = 900, 4_000, 1_700
+#: What a lookup costs (ns): to begin with, by whether the name is there, and for each layer.  With
+#: two and three layers these are the greatest values of their buckets, so nothing is rounded.
+MISSING, THERE, EACH = 3_071, 4_607, 1_024
 MOUNTS = {
     MOUNT: {
         "options": "rw,lowerdir+=/srv/b1,lowerdir+=/srv/b2,upperdir=/srv/top,workdir=/srv/w",
@@ -44,11 +44,9 @@ def row(kind: str, outcome: str, layers: int, times: list[int]) -> dict[str, Any
 
 
 def looked_up(outcome: str, layers: int, count: int) -> dict[str, Any]:
-    """``count`` lookups whose mean is what their layers cost, exactly."""
+    """``count`` lookups that take what their layers cost, exactly."""
     fixed = THERE if outcome == "bottom" else MISSING
-    mean = fixed + layers * EACH
-    times = [mean - 200, mean + 200] * (count // 2) + [mean] * (count % 2)
-    return row("lookup", outcome, layers, times)
+    return row("lookup", outcome, layers, [fixed + layers * EACH] * count)
 
 
 def recorded(directory: Path, latencies: list[dict[str, Any]], **changes: Any) -> Path:
@@ -83,14 +81,15 @@ def test_the_costs_of_layers_are_found(tmp_path: Path) -> None:
 
 def test_priming_saves_the_layers_and_the_merges(tmp_path: Path) -> None:
     found = {one.name: one for one in advise(load(recorded(tmp_path / "one", KNOWN)))}
-    merges = 53 * 400_000 / 4  # three quarters of a listing remain
+    merges = 53 * 400_000 / 3  # each of three layers took a third
     index, prime = found["index"], found["prime"]
-    # Over an index two layers are asked, the top and the index; primed it is one.
-    assert index.time.value == pytest.approx(1009 * EACH + merges)
-    assert index.spans == 1009 + 53
+    # Over an index two layers are asked, the top and the index; primed it is one.  Where only
+    # the bottoms were asked the top has no such directory, and the index is asked alone.
+    assert index.time.value == pytest.approx((1009 + 211) * EACH + merges)
+    assert index.spans == 1009 + 211 + 53
     below = 503 * (THERE + 2 * EACH) + 307 * (THERE + 3 * EACH)
     negative = (1009 * 2 + 211) * EACH
-    assert prime.time.value == pytest.approx(negative + merges - below / 2)
+    assert prime.time.value == pytest.approx(negative + 2 * merges - below / 2)
     assert prime.spans == 1009 + 211 + 53
     for one in (index, prime):
         assert one.confidence == "medium"
@@ -103,6 +102,31 @@ def test_priming_saves_the_layers_and_the_merges(tmp_path: Path) -> None:
         f"--bottom /srv/b2 --top NEW-TOP {MOUNT}"
     )
     assert "fallthru prime --recursive --top /srv/top --bottom /srv/b1" in prime.command
+
+
+def test_the_prediction_came_true() -> None:
+    """Traces of a guest (Linux 6.12, fentry, ten bottoms; scripts/bench lookups tells how): what
+    the merged union's says that priming saves, against what it took primed.  Of medians: under
+    emulation a few lookups wait a hundred times as long as others."""
+    traces = {}
+    for line in (Path(__file__).parent / "priming.jsonl").read_text().splitlines():
+        one = json.loads(line)
+        traces[one["case"]] = lookups.counted(one["metadata"]["latencies"])
+
+    def typical(case: str, kind: str, *outcomes: str) -> float:
+        mine = [one for one in traces[case] if one.kind == kind and one.outcome in outcomes]
+        return sum(one.count * one.times.quantile(0.5) for one in mine)
+
+    cost = priming.costs(traces["merged"])
+    assert cost is not None
+    assert cost.fitted
+    absent, primed = typical("merged", "lookup", "absent"), typical("primed", "lookup", "opaque")
+    predicted = absent * (1 - cost.of_missing(1) / cost.of_missing(10))
+    assert predicted == pytest.approx(absent - primed, rel=0.3)
+    listings = [typical("merged", "readdir", "merged"), typical("primed", "readdir", "plain")]
+    assert listings[0] * 9 / 10 == pytest.approx(listings[0] - listings[1], rel=0.3)
+    stubs, names = typical("primed", "lookup", "top"), typical("merged", "lookup", "bottom")
+    assert 1.5 * names == pytest.approx(stubs, rel=0.3)
 
 
 def test_no_advice_where_there_is_nothing_to_save(tmp_path: Path) -> None:
@@ -130,14 +154,14 @@ def test_the_command_advises_or_says_that_it_cannot_see(tmp_path: Path, fallthru
     assert done.returncode == 0
     assert "index: mount over a shared index" in done.stdout
     assert "of the time in copyup, lookups and listings" in done.stdout
-    assert "in 1,062 lookups and listings" in done.stdout
+    assert "in 1,273 lookups and listings" in done.stdout
     assert "nothing about priming" not in done.stdout
     blind = recorded(tmp_path / "blind", [], unseen=["lookup", "readdir"])
     done = fallthru("advise", blind)
     assert "nothing about priming: lookups and listings are not seen in blind" in done.stdout
     data = json.loads(fallthru("advise", tmp_path / "one", blind, "--json").stdout)
     first = next(one for one in data["advice"] if one["advice"] == "index")
-    assert first["lookups_and_listings"] == 1062
+    assert first["lookups_and_listings"] == 1273
     assert data["unseen"] == {"one": [], "blind": ["lookup", "readdir"]}
 
 
@@ -175,8 +199,7 @@ def test_runs_add_up_exactly(tmp_path: Path) -> None:
     assert whole.times.sum == halves[0]["sum_ns"] + halves[1]["sum_ns"]
     frame = lookups.table([whole])
     assert frame["mean"].dt.total_seconds()[0] == pytest.approx(whole.mean / 1e9, abs=1e-9)
-    low, high = sorted(np.array([-200, 200]) + MISSING + 3 * EACH)
-    assert low <= frame["p50"][0].value <= high * 1.0625
+    assert frame["p50"][0].value == MISSING + 3 * EACH
     assert tables.lookups([whole]).rows[0][:4] == ("lookup", "absent", "3", "1,009")
 
 
