@@ -44,6 +44,8 @@ Type=exec
 ExecStart=/bin/sh /usr/local/sbin/job
 """
 _GUEST = Path(__file__).parent / "guest"
+#: It wants autofs, and the system has no modules besides those in its initramfs.
+_UNMOUNTED = "systemd.mask=proc-sys-fs-binfmt_misc.automount"
 _SHARE = "security_model=none,multidevs=remap"
 #: Which user-mode Linux does without.
 _MODULES = ("9p", "9pnet_virtio", "virtio_pci", "virtio_blk")
@@ -182,7 +184,7 @@ def start(
     keep it.
     """
     images = [system.root / kind for kind in bottoms]
-    said = ("quiet", "systemd.show_status=false", f"vm_checkout={CHECKOUT}", word)
+    said = ("quiet", "systemd.show_status=false", _UNMOUNTED, f"vm_checkout={CHECKOUT}", word)
 
     def under_uml(job: Path) -> list[str | os.PathLike[str]]:
         shutil.copy(_GUEST / "booted", job)

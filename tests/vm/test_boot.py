@@ -63,8 +63,8 @@ def status_in(text: str) -> dict[str, Any]:
         ("uml", "erofs", "initramfs-tools"),
         ("uml", "ext2", "initramfs-tools"),
         ("uml", "iso9660", "initramfs-tools"),
-        ("debian-6.12", "iso9660", "initramfs-tools"),
-        ("debian-6.12", "ext2", "dracut"),
+        ("debian-6.12", "squashfs", "initramfs-tools"),
+        ("uml", "ext2", "dracut"),
     ],
 )
 def test_a_system_boots_to_multi_user_and_knows_its_root(

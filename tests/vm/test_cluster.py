@@ -6,12 +6,16 @@ import functools
 import json
 from typing import Any
 
+import pytest
+
 from tests.vm.guests import in_guest
+
+pytestmark = pytest.mark.timeout(700)
 
 
 @functools.cache
 def cluster() -> dict[str, Any]:
-    done = in_guest("uml", "python", "-m", "tests.vm.cluster_job")
+    done = in_guest("uml", "python", "-m", "tests.vm.cluster_job", seconds=500)
     assert done.returncode == 0, done.stderr
     answer = json.loads(done.stdout)
     assert isinstance(answer, dict)
