@@ -210,6 +210,7 @@ def test_killed_at_every_step_of_its_start(bottom: Path) -> None:
     """Nothing runs that nobody knows of, and the top is free; or it runs."""
     wish = net.Wish("bridge", "ft-start")
     top = roots.create(Root("web", (str(bottom),), network=wish), Limits()).top
+    before = children()
     assert top is not None
     number = 1
     while _killed_starting("web", number):
@@ -218,8 +219,10 @@ def test_killed_at_every_step_of_its_start(bottom: Path) -> None:
         if running:
             assert ok("exec", "web", "cat", "/proc/1/comm") == "cat\n"
             roots.stop("web", patience=0)
-        for pid in children():  # orphans become this process's (tests/conftest.py)
-            wait_gone(pid)
+        # Orphans become this process's (tests/conftest.py), and so do theirs.
+        while orphans := children() - before:
+            for pid in orphans:
+                wait_gone(pid)
         assert not top_in_use(top), f"killed before step {number}"
         assert "ft-start" not in os.listdir("/sys/class/net")
     assert number > 5
