@@ -9,9 +9,18 @@ import traceback
 from collections.abc import Callable
 from pathlib import Path
 
-__all__ = ["REPOSITORY", "fallthru", "in_child", "in_user_namespace"]
+import pytest
+
+__all__ = ["REPOSITORY", "fallthru", "in_child", "in_user_namespace", "need_readable_checkout"]
 
 REPOSITORY = Path(__file__).resolve().parent.parent
+
+
+def need_readable_checkout() -> None:
+    """Skip where an ordinary user cannot run this checkout, as below root's home."""
+    ways = {*Path(sys.executable).parents, *REPOSITORY.parents, REPOSITORY}
+    if not all(os.stat(way).st_mode & 0o001 for way in ways):
+        pytest.skip("needs: a checkout that other users can read")
 
 
 def fallthru(

@@ -9,7 +9,7 @@ import sys
 import pytest
 
 from overlay.cli import SUBCOMMANDS
-from tests.running import REPOSITORY, fallthru, in_child
+from tests.running import REPOSITORY, fallthru, in_child, need_readable_checkout
 from tracer.cli import SUBCOMMANDS as TRACE_SUBCOMMANDS
 
 #: What takes longest to import; only the subcommands that need one may.
@@ -113,6 +113,8 @@ def test_doctor_tells_what_works_here(root: None) -> None:
 
 
 def test_doctor_as_an_ordinary_user_says_what_is_required() -> None:
+    need_readable_checkout()
+
     def doctor() -> str:
         import os
 

@@ -16,7 +16,7 @@ from overlay import cgroups
 from tests.cli.processes import descendants, wait_gone
 from tests.conftest import Layers
 from tests.fsimages import loop_filesystem
-from tests.running import REPOSITORY, fallthru
+from tests.running import REPOSITORY, fallthru, need_readable_checkout
 from tests.smallroots import small_root
 
 RUN = [sys.executable, "-m", "overlay", "run"]
@@ -279,8 +279,7 @@ class TestLimits:
 class TestAsAUser:
     @pytest.fixture
     def own(self, root: None) -> Iterator[Path]:
-        if os.stat(REPOSITORY).st_mode & 0o005 != 0o005:
-            pytest.skip("needs: a checkout that an ordinary user can read")
+        need_readable_checkout()
         with tempfile.TemporaryDirectory(prefix="fallthru-run-", dir="/var/tmp") as made:
             small_root(Path(made) / "bottom")
             (Path(made) / "top").mkdir()

@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 
 from tests.cli.processes import descendants, wait_gone
-from tests.running import REPOSITORY, fallthru
+from tests.running import REPOSITORY, fallthru, need_readable_checkout
 
 COMMAND = [sys.executable, "-m", "overlay", "try"]
 USER = 4242  # nobody's
@@ -357,8 +357,7 @@ class TestOnATerminal:
 class TestAsAUser:
     @pytest.fixture
     def home(self, root: None) -> Iterator[Path]:
-        if not os.access(sys.executable, os.X_OK) or os.stat(REPOSITORY).st_mode & 0o005 != 0o005:
-            pytest.skip("needs: a checkout that an ordinary user can read")
+        need_readable_checkout()
         with tempfile.TemporaryDirectory(prefix="fallthru-home-", dir="/var/tmp") as made:
             (Path(made) / "file").write_text("old")
             os.chmod(made, 0o755)

@@ -14,6 +14,7 @@ from xml.etree import ElementTree as ET
 import pytest
 
 from overlay.spec import catalogue
+from tests.running import need_readable_checkout
 
 CLAUSES = catalogue.load()
 KEYS = {"id", "target", "kernel", "status", "expected", "observed", "lines"}
@@ -119,8 +120,7 @@ def test_without_privilege_nothing_is_run_and_the_exit_code_is_3() -> None:
     user = None
     if os.geteuid() == 0:
         user = 65534
-        if not all(os.stat(p).st_mode & 0o001 for p in Path(sys.executable).parents):
-            pytest.skip("needs: a checkout that other users can read")
+        need_readable_checkout()
     done = spec("run", "--target", "overlayfs", "--clause", "example.*", user=user, code=3)
     assert "mounting needs root" in done.stdout
 

@@ -19,7 +19,12 @@ from overlay.errors import NoPrivilege, OperationFailed
 from tests.conftest import Layers
 from tests.fsimages import tmpfs
 from tests.rawoverlay import overlay
-from tests.running import REPOSITORY, fallthru, in_user_namespace
+from tests.running import (
+    REPOSITORY,
+    fallthru,
+    in_user_namespace,
+    need_readable_checkout,
+)
 from tests.tracer.running import rows, start_recording
 from tracer.backend import clock_offset
 from tracer.records import MountRecord, split
@@ -241,6 +246,7 @@ def room(where: Path) -> int:
 
 def test_no_privilege() -> None:
     """An ordinary user is told what is missing, by the error that means it."""
+    need_readable_checkout()
     outcome = in_user_namespace(lambda: Session().start())
     assert outcome.partition(":")[0] in (NoPrivilege.__name__, "NoAddresses"), outcome
 
