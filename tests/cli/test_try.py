@@ -191,6 +191,8 @@ class TestCommit:
 
 class TestKeep:
     def test_kept_gone_on_with_and_committed(self, place: Path, tmp_path: Path) -> None:
+        if os.stat(place).st_dev != os.stat("/").st_dev:
+            pytest.skip("needs: /tmp on the root's file system")
         kept = tmp_path / "kept"
         assert tried("--keep", kept, *changing(place)).returncode == 0
         assert not (place / "new").exists()
