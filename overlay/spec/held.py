@@ -9,9 +9,9 @@ import io
 import mmap
 import os
 from collections.abc import Callable
-from types import TracebackType
 from typing import TypeVar
 
+from overlay.closing import Closing
 from overlay.spec import shell
 from overlay.spec.steps import Steps
 
@@ -20,7 +20,7 @@ __all__ = ["Descriptor", "HeldFile", "Mapping"]
 T = TypeVar("T")
 
 
-class Descriptor:
+class Descriptor(Closing):
     """An open descriptor, ``fd``; closed at the end of a with block."""
 
     def __init__(self, fd: int, number: int, steps: Steps) -> None:
@@ -28,17 +28,6 @@ class Descriptor:
         self._number = number
         self._steps = steps
         self._moved = False
-
-    def __enter__(self) -> Descriptor:
-        return self
-
-    def __exit__(
-        self,
-        _kind: type[BaseException] | None,
-        _error: BaseException | None,
-        _trace: TracebackType | None,
-    ) -> None:
-        self.close()
 
     def close(self) -> None:
         os.close(self.fd)
