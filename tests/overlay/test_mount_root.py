@@ -48,6 +48,15 @@ def disks() -> Iterator[ExitStack]:
         yield stack
 
 
+@pytest.fixture
+def pair(scratch: Path, disks: ExitStack) -> tuple[str, str]:
+    """Two disks: a bottom, and one with room for a top."""
+    return (
+        disks.enter_context(attached(make_image("squashfs", scratch))),
+        disks.enter_context(attached(disk_with(scratch, "keep"))),
+    )
+
+
 def disk_with(scratch: Path, name: str, *options: str, kind: str = "ext4") -> Path:
     """An image for a disk: a fresh file system."""
     needs_filesystem(kind)
@@ -106,11 +115,8 @@ def test_the_mount_is_what_fallthru_mount_makes(
     assert compared(booted) == compared(ours)
 
 
-def test_a_top_on_a_disk_is_there_at_the_next_boot(
-    stage: Stage, scratch: Path, disks: ExitStack
-) -> None:
-    bottom = disks.enter_context(attached(make_image("squashfs", scratch)))
-    keep = disks.enter_context(attached(disk_with(scratch, "keep")))
+def test_a_top_on_a_disk_is_there_at_the_next_boot(stage: Stage, pair: tuple[str, str]) -> None:
+    bottom, keep = pair
     word = f"fallthru=top:{keep}:/tops/web,bottom:{bottom}"
     first = stage.mount(word, "echo kept >new; rm file; sync")
     assert first.returncode == 0, first.stderr
@@ -118,11 +124,8 @@ def test_a_top_on_a_disk_is_there_at_the_next_boot(
     assert second.stdout.split() == ["new", "kept", "web", "web.work", "755", "700"], second.stderr
 
 
-def test_without_a_path_the_top_has_a_place_of_its_own(
-    dash: Stage, scratch: Path, disks: ExitStack
-) -> None:
-    bottom = disks.enter_context(attached(make_image("squashfs", scratch)))
-    keep = disks.enter_context(attached(disk_with(scratch, "keep")))
+def test_without_a_path_the_top_has_a_place_of_its_own(dash: Stage, pair: tuple[str, str]) -> None:
+    bottom, keep = pair
     done = dash.mount(f"fallthru=top:{keep},bottom:{bottom}", f"ls -d {LAYERS}/top/fallthru/*")
     assert done.stdout.split() == [f"{LAYERS}/top/fallthru/top{end}" for end in ("", ".work")]
 
@@ -277,11 +280,10 @@ def test_what_cannot_be_is_refused_and_nothing_is_left(
 
 
 def test_what_cannot_be_unmounted_again_keeps_what_it_holds(
-    stage: Stage, scratch: Path, disks: ExitStack
+    stage: Stage, pair: tuple[str, str]
 ) -> None:
     """To undo removes empty directories, and never what is in a top."""
-    bottom = disks.enter_context(attached(make_image("squashfs", scratch)))
-    keep = disks.enter_context(attached(disk_with(scratch, "keep")))
+    bottom, keep = pair
     word = f"fallthru=top:{keep},bottom:{bottom}"
     assert stage.mount(word, "echo kept >new").returncode == 0
     umount = stage.place / "lib/bin/umount"
@@ -292,10 +294,9 @@ def test_what_cannot_be_unmounted_again_keeps_what_it_holds(
 
 
 def test_a_top_with_fallthrus_boots_with_the_profile_that_reads_them(
-    stage: Stage, scratch: Path, disks: ExitStack
+    stage: Stage, pair: tuple[str, str]
 ) -> None:
-    bottom = disks.enter_context(attached(make_image("squashfs", scratch)))
-    keep = disks.enter_context(attached(disk_with(scratch, "keep")))
+    bottom, keep = pair
     word = f"fallthru=top:{keep},bottom:{bottom}"
     # A chmod by this profile copies no data: the file becomes a stub.
     assert stage.mount(f"{word},profile:fallthru", "chmod 600 file").returncode == 0
