@@ -11,7 +11,7 @@ import os
 import signal
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,6 +19,7 @@ import pytest
 
 from overlay import syscalls
 from tests.fsimages import IMAGE_PREFIX, tmpfs
+from tests.processes import children
 
 NAMESPACES = ("mnt", "user", "pid", "net", "uts", "ipc", "cgroup")
 
@@ -57,16 +58,6 @@ def _loops() -> frozenset[str]:
             continue  # detached between the two looks
         if IMAGE_PREFIX in image:
             found.add(f"{backing.parts[3]}: {image}")
-    return frozenset(found)
-
-
-def children() -> frozenset[int]:
-    """Live or unreaped children of this process."""
-    found: set[int] = set()
-    for task in Path("/proc/self/task").iterdir():
-        # A thread may end between the two looks; its children go to another.
-        with suppress(FileNotFoundError):
-            found.update(map(int, (task / "children").read_text().split()))
     return frozenset(found)
 
 

@@ -18,10 +18,10 @@ from overlay.cgroups import Limits
 from overlay.errors import FallthruError, Refused, TopInUse
 from overlay.inuse import top_in_use
 from overlay.root import Root
-from tests.cli.processes import wait_gone
-from tests.conftest import Layers, children
+from tests.conftest import Layers
 from tests.fsimages import tmpfs
 from tests.overlay.faults import CRASHED, crash_before, faulty
+from tests.processes import children, wait_gone
 from tests.running import REPOSITORY, fallthru
 from tests.smallroots import small_root
 

@@ -13,9 +13,9 @@ from pathlib import Path
 import pytest
 
 from overlay import cgroups
-from tests.cli.processes import descendants, wait_gone
 from tests.conftest import Layers
 from tests.fsimages import loop_filesystem
+from tests.processes import descendants, wait_gone
 from tests.running import REPOSITORY, fallthru, need_readable_checkout
 from tests.smallroots import small_root
 

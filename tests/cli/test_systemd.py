@@ -16,8 +16,8 @@ import pytest
 
 from overlay import mountinfo, syscalls
 from overlay.cgroups import Group
-from tests.cli.processes import wait_gone
-from tests.conftest import Layers, children
+from tests.conftest import Layers
+from tests.processes import children, wait_gone
 from tests.running import in_child
 
 GENERATOR = "/usr/lib/systemd/system-generators/systemd-fstab-generator"

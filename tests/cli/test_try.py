@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.cli.processes import descendants, wait_gone
+from tests.processes import descendants, wait_gone
 from tests.running import REPOSITORY, fallthru, need_readable_checkout
 
 COMMAND = [sys.executable, "-m", "overlay", "try"]

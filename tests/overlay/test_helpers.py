@@ -10,7 +10,7 @@ import pytest
 
 from overlay.errors import OperationFailed, Refused
 from overlay.helpers import work_off
-from tests.conftest import children
+from tests.processes import children
 
 
 def _run(do: Callable[[int], bytes], batches: list[int]) -> list[bytes]:

@@ -20,8 +20,9 @@ from overlay.layer import Layer
 from overlay.markvalues import MarkFamily
 from overlay.prime import PrimeReport, prime
 from overlay.unprime import undo
-from tests.conftest import Layers, children, make_layers
+from tests.conftest import Layers, make_layers
 from tests.fsimages import loop_filesystem
+from tests.processes import children
 from tests.running import in_child, in_user_namespace
 
 OPAQUE = "trusted.overlay.opaque"

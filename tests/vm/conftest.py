@@ -6,8 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.cli.processes import wait_gone
-from tests.conftest import children
+from tests.processes import children, wait_gone
 from tests.vm.guests import end_guests
 
 

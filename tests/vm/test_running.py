@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.processes import descendants
 from tests.running import REPOSITORY
 from tests.vm.guests import VM, end_guests, in_fresh_guest, in_guest, need, serving
 
@@ -104,15 +105,7 @@ def test_no_machine_outlives_its_command(number: int) -> None:
 
 def _descendants(pid: int) -> list[int]:
     """All processes below ``pid``, without the guests that other tests use."""
-    shared = {guest.pid for guest in serving.values()} - {pid}
-    found: list[int] = []
-    pending = [pid]
-    while pending:
-        for task in Path(f"/proc/{pending.pop()}/task").glob("*/children"):
-            children = {int(child) for child in task.read_text().split()} - shared
-            found += children
-            pending += children
-    return found
+    return descendants(pid, without={guest.pid for guest in serving.values()} - {pid})
 
 
 def _orphans_end() -> int:
