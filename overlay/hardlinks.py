@@ -16,9 +16,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 from overlay import marks
-from overlay.bottomlist import FAMILY
-from overlay.fallthrus import Filled, Filler, Link, dress_directory
 from overlay.layer import VANISHED, open_beneath, scan
+from overlay.priming.bottomlist import FAMILY
+from overlay.priming.fallthrus import Filled, Filler, Link, dress_directory
 
 __all__ = ["ELSEWHERE", "Settled", "kept_quiet", "make_one_file", "settle"]
 

@@ -52,7 +52,7 @@ class Overlay:
     for as long as an overlay relies on it.  Where there is no such device, a BPF LSM program
     does as much (:mod:`overlay.lsm`) if it is loaded already, or ``require_read_only`` or
     ``hold_lsm`` ask for it; the latter fails without.  ``index`` is a shared index of the
-    bottoms (:mod:`overlay.sharedindex`).  ``attributes`` are MOUNT_ATTR_* bits, besides
+    bottoms (:mod:`overlay.priming.sharedindex`).  ``attributes`` are MOUNT_ATTR_* bits, besides
     noatime.
     """
 
@@ -143,13 +143,13 @@ def open_overlay(overlay: Overlay) -> int:
 
 
 def _index_layer(index: str) -> str:
-    from overlay import sharedindex  # most overlays have none
+    from overlay.priming import sharedindex  # most overlays have none
 
     return sharedindex.layer_of(index)
 
 
 def _require_fresh(index: str, layers: OpenLayers) -> None:
-    from overlay import sharedindex
+    from overlay.priming import sharedindex
 
     roots = [bottom.fd for bottom in layers.bottoms]
     sharedindex.require_fresh(index, roots, [bottom.path for bottom in layers.bottoms])

@@ -2,7 +2,7 @@
 
 They are beside the top, TOP.snapshots/LABEL, each with the top and the index of hard links
 that is in its work directory.  A snapshot is copied aside and renamed, so it is there whole
-or not at all; going back exchanges the top in one step.  What :mod:`overlay.rootsnapshots`
+or not at all; going back exchanges the top in one step.  What :mod:`overlay.roots.snapshots`
 makes without a copy is in the same place.
 """
 

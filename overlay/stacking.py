@@ -21,9 +21,9 @@ from overlay.inuse import top_in_use
 from overlay.layer import Layer
 from overlay.marks import MarkFamily, Whiteout
 from overlay.preflight import open_layers
+from overlay.priming.sharedindex import layer_of, require_fresh
 from overlay.privilege import in_user_namespace
 from overlay.profiles import profile_named
-from overlay.sharedindex import layer_of, require_fresh
 from overlay.stack import Stack
 from overlay.text import printable
 

@@ -16,10 +16,10 @@ from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 
 from overlay import images, kernel, workdir
-from overlay.bottomlist import FAMILY
 from overlay.errors import OperationFailed, TopInUse
 from overlay.layer import Layer, open_beneath, scan
 from overlay.markvalues import NO_XATTR
+from overlay.priming.bottomlist import FAMILY
 from overlay.text import printable
 
 __all__ = [

@@ -11,10 +11,10 @@ import os
 import stat
 from dataclasses import dataclass
 
-from overlay.bottomlist import FAMILY
 from overlay.errors import Refused, UsageError
 from overlay.layer import VANISHED, Layer, scan
 from overlay.marks import NO_MARKS, HostileMark, Marks, read_marks
+from overlay.priming.bottomlist import FAMILY
 from overlay.text import printable
 from overlay.view import Node, View
 

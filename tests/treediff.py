@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from overlay.changes import Aspect, Change, Kind
+from overlay.differences.changes import Aspect, Change, Kind
 
 __all__ = ["Tree", "check_diff", "snapshot"]
 

@@ -13,7 +13,7 @@ from overlay.profiles import DEFAULT, PROFILES
 from overlay.text import printable
 
 if TYPE_CHECKING:
-    from overlay.bootcheck import Finding
+    from overlay.booting.systems import Finding
 
 __all__ = ["boot"]
 
@@ -65,7 +65,7 @@ def install(root: str, maker_name: str | None) -> None:
       fallthru boot install
       fallthru boot install --root /mnt/image
     """
-    from overlay import bootfiles
+    from overlay.booting import files as bootfiles
 
     maker = bootfiles.maker_of(root, maker_name)
     for file in bootfiles.install(root, maker):
@@ -84,7 +84,7 @@ def remove(root: str, maker_name: str | None) -> None:
     Examples:
       fallthru boot remove
     """
-    from overlay import bootfiles
+    from overlay.booting import files as bootfiles
 
     maker = bootfiles.maker_of(root, maker_name)
     gone = bootfiles.remove(root, maker)
@@ -111,7 +111,8 @@ def check(root: str, maker_name: str | None, as_json: bool) -> None:
       fallthru boot check
       fallthru boot check --root /mnt/image --json
     """
-    from overlay import bootcheck, bootfiles
+    from overlay.booting import files as bootfiles
+    from overlay.booting import systems as bootcheck
     from overlay.errors import EXIT_ANSWER_IS_NO
 
     maker = bootfiles.maker_of(root, maker_name)
@@ -171,6 +172,6 @@ def line(
       fallthru boot line --bottom /dev/sda2 --top tmpfs --size 75%
       fallthru boot line --bottom LABEL=LIVECD:/live/root.squashfs --top LABEL=keep
     """
-    from overlay import bootline
+    from overlay.booting import line as bootline
 
     click.echo(bootline.word(bottoms, top, profile=profile, size=size, wait=wait))

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Final
 from overlay.text import printable
 
 if TYPE_CHECKING:
-    from overlay.difference import Change
+    from overlay.differences.difference import Change
 
 __all__ = ["COLOURS", "LETTERS", "plain_line", "record"]
 

@@ -19,9 +19,9 @@ from overlay.errors import EXIT_ANSWER_IS_NO, TopInUse, UsageError
 from overlay.text import printable
 
 if TYPE_CHECKING:
-    from overlay.check import Suspect
-    from overlay.checkrepair import Failure, Outcome
-    from overlay.checkrules import Finding
+    from overlay.checking.check import Suspect
+    from overlay.checking.repair import Failure, Outcome
+    from overlay.checking.rules import Finding
 
 _COLOURS = {"error": "red", "warning": "yellow", "note": "cyan"}
 
@@ -88,7 +88,7 @@ def _suspect(
     index: str | None,
     userxattr: bool,
 ) -> Suspect:
-    from overlay.check import Suspect, suspect_at
+    from overlay.checking.check import Suspect, suspect_at
 
     if mount_point is not None:
         if top or bottoms or work or index or userxattr:
@@ -107,13 +107,13 @@ def _suspect(
     family = "user" if userxattr or in_user_namespace() else "trusted"
     if index is None:
         return Suspect(top, bottoms, work, (), family)
-    from overlay.sharedindex import layer_of
+    from overlay.priming.sharedindex import layer_of
 
     return Suspect(top, (layer_of(index),), work, bottoms, family)
 
 
 def _report(suspect: Suspect, notes: bool, as_json: bool) -> bool:
-    from overlay.check import check as check_top
+    from overlay.checking.check import check as check_top
 
     report = check_top(suspect, notes=notes)
     if report.live:
@@ -132,8 +132,8 @@ def _report(suspect: Suspect, notes: bool, as_json: bool) -> bool:
 
 
 def _repair(suspect: Suspect, yes: bool, notes: bool, as_json: bool) -> bool:
-    from overlay.checkrepair import repair
-    from overlay.checkrules import RULES
+    from overlay.checking.repair import repair
+    from overlay.checking.rules import RULES
 
     def agree(finding: Finding) -> bool:
         if yes or as_json:

@@ -24,7 +24,7 @@ from overlay.cli.layers import (
 from overlay.text import human_bytes, printable
 
 if TYPE_CHECKING:
-    from overlay.commit import CommitConflict, Committed, Conflict
+    from overlay.committing.commit import CommitConflict, Committed, Conflict
 
 
 @click.command(short_help="Do what a top changes to its bottom.")
@@ -83,8 +83,8 @@ def commit(
       fallthru commit --only 'etc/**' --top /srv/top --bottom /srv/root
       fallthru commit /mnt -o /srv/next
     """
-    from overlay.commit import CommitConflict, OnConflict
-    from overlay.commit import commit as commit_top
+    from overlay.committing.commit import CommitConflict, OnConflict
+    from overlay.committing.commit import commit as commit_top
     from overlay.errors import EXIT_ANSWER_IS_NO
     from overlay.selection import select
 

@@ -27,7 +27,7 @@ from overlay.errors import EXIT_ANSWER_IS_NO, OperationFailed
 from overlay.text import human_bytes, printable
 
 if TYPE_CHECKING:
-    from overlay.changes import Change, Difference
+    from overlay.differences.changes import Change, Difference
     from overlay.view import View
 
 
@@ -165,7 +165,7 @@ def _view(trees: NamedLayers, against: str | None) -> Iterator[View]:
 
 
 def _changes(view: View, checksum: bool) -> Iterator[Change]:
-    from overlay.changes import chosen
+    from overlay.differences.changes import chosen
 
     def plain(found: list[Difference]) -> list[Change]:
         return [each.change for each in found]
@@ -175,7 +175,7 @@ def _changes(view: View, checksum: bool) -> Iterator[Change]:
 
 
 def _count(view: View, checksum: bool, counts: Counts) -> None:
-    from overlay.changes import chosen
+    from overlay.differences.changes import chosen
 
     def counted(found: list[Difference]) -> Counts:
         part = Counts()
@@ -189,7 +189,7 @@ def _count(view: View, checksum: bool, counts: Counts) -> None:
 
 def _show_lines(view: View, as_json: bool, checksum: bool, counts: Counts) -> None:
     """One line a change, made by the processes that find them."""
-    from overlay.changes import chosen
+    from overlay.differences.changes import chosen
 
     def rendered(found: list[Difference]) -> tuple[str, Counts]:
         part = Counts()
@@ -206,8 +206,8 @@ def _show_lines(view: View, as_json: bool, checksum: bool, counts: Counts) -> No
 
 def _show_content(view: View, form: str, checksum: bool, counts: Counts) -> None:
     """Formats that look into what changed."""
-    from overlay import difftext, mtree
-    from overlay.changes import chosen
+    from overlay.differences import difftext, mtree
+    from overlay.differences.changes import chosen
 
     def rendered(found: list[Difference]) -> tuple[bytes, Counts]:
         part = Counts()

@@ -44,7 +44,7 @@ def discard(
       fallthru discard --yes /mnt
     """
     from overlay.cli.commit import unmount
-    from overlay.commit import discard as empty_top
+    from overlay.committing.commit import discard as empty_top
 
     layers = named_layers("discard", mount_point, top, (), work, userxattr, bottoms_needed=False)
     if not agreed(f"Discard all that is on {printable(layers.top)}?", yes):

@@ -22,8 +22,8 @@ from overlay.cli.layers import (
 from overlay.text import human_bytes, printable
 
 if TYPE_CHECKING:
-    from overlay.compressed import Compression
-    from overlay.layersink import Style
+    from overlay.archives.compressed import Compression
+    from overlay.archives.sink import Style
 
 
 @click.command(short_help="Write a top in another format.")
@@ -74,7 +74,7 @@ def export(
       fallthru export --top /srv/top -o layer.tar.zst --json | jq -r .digest
       fallthru export --top /srv/top --format overlay --marks user --whiteouts xattr -o /srv/layer
     """
-    from overlay.layersink import AufsNames, OverlayMarks
+    from overlay.archives.sink import AufsNames, OverlayMarks
     from overlay.marks import MarkFamily, Whiteout
 
     layers = named_layers(
@@ -96,7 +96,7 @@ def export(
 
 
 def _compression(output: str, named: str | None) -> Compression:
-    from overlay.compressed import Compression
+    from overlay.archives.compressed import Compression
 
     if named is not None:
         return Compression(named)
@@ -106,7 +106,7 @@ def _compression(output: str, named: str | None) -> Compression:
 
 
 def _tar(layers: NamedLayers, output: str, compression: Compression, as_json: bool) -> None:
-    from overlay.archive import export_tar
+    from overlay.archives.archive import export_tar
 
     with progress_shown(as_json) as progress:
         done = export_tar(
@@ -137,7 +137,7 @@ def _tar(layers: NamedLayers, output: str, compression: Compression, as_json: bo
 
 
 def _directory(layers: NamedLayers, output: str, style: Style, as_json: bool) -> None:
-    from overlay.archive import export_directory
+    from overlay.archives.archive import export_directory
 
     with progress_shown(as_json) as progress:
         done = export_directory(

@@ -22,8 +22,8 @@ from overlay.errors import FallthruError, UsageError
 from overlay.text import printable
 
 if TYPE_CHECKING:
-    from overlay.check import Suspect
-    from overlay.checkrules import Finding
+    from overlay.checking.check import Suspect
+    from overlay.checking.rules import Finding
 
 __all__ = ["ExitCode", "main", "parse", "run"]
 
@@ -79,7 +79,7 @@ def _unescape(text: str) -> str:
 
 def parse(arguments: list[str]) -> Request | None:
     """The request that ``arguments`` make; None for -V.  Raises :class:`_BadUsage`."""
-    from overlay.check import Suspect
+    from overlay.checking.check import Suspect
 
     try:
         options, rest = getopt.gnu_getopt(arguments, "o:paynfvVh", ["help", "version"])
@@ -121,8 +121,8 @@ def parse(arguments: list[str]) -> Request | None:
 
 def run(request: Request) -> ExitCode:
     """Check, repair as asked, and tell on standard output what was found."""
-    from overlay.check import check
-    from overlay.checkrepair import repair
+    from overlay.checking.check import check
+    from overlay.checking.repair import repair
 
     if request.answer == "no":
         report = check(request.suspect, notes=False)
@@ -151,7 +151,7 @@ def _summary(request: Request, entries: int, findings: int) -> None:
 
 
 def _agree(finding: Finding, answer: str) -> bool:
-    from overlay.checkrules import RULES
+    from overlay.checking.rules import RULES
 
     if answer != "ask":
         return answer == "yes"

@@ -19,9 +19,9 @@ from overlay.errors import UsageError
 from overlay.text import human_bytes, printable
 
 if TYPE_CHECKING:
-    from overlay.archive import Imported
-    from overlay.layeritem import Limits
-    from overlay.layersink import Style
+    from overlay.archives.archive import Imported
+    from overlay.archives.item import Limits
+    from overlay.archives.sink import Style
 
 
 @click.command(name="import", short_help="Make a layer of an archive, image or directory.")
@@ -70,8 +70,8 @@ def import_(
       fallthru import oci:/srv/debian:latest -o /srv/bottoms
       fallthru import --format aufs /srv/branch -o /srv/top
     """
-    from overlay.layeritem import Limits
-    from overlay.layersink import OverlayMarks
+    from overlay.archives.item import Limits
+    from overlay.archives.sink import OverlayMarks
     from overlay.marks import MarkFamily, Whiteout
 
     style = OverlayMarks(MarkFamily(marks), Whiteout(whiteouts))
@@ -84,7 +84,7 @@ def import_(
         raise UsageError(
             f"{printable(source)} is a directory", hint="say which: --format aufs, or overlay"
         )
-    from overlay import archive
+    from overlay.archives import archive
 
     with progress_shown(as_json) as progress:
         if kind in ("aufs", "overlay"):
@@ -125,7 +125,7 @@ def _record(done: Imported) -> dict[str, object]:
 def _image(
     layout: str, output: str, style: Style, limits: Limits, devices: bool, as_json: bool
 ) -> None:
-    from overlay.ociimage import import_image
+    from overlay.archives.ociimage import import_image
 
     # The layout's own name may have a colon in it, if there is such a directory.
     directory, colon, tag = layout.rpartition(":")

@@ -43,7 +43,7 @@ def merge(
     Example:
       fallthru merge --top /srv/today --top /srv/yesterday --bottom /usr -o /srv/both
     """
-    from overlay.merge import merge as merge_tops
+    from overlay.committing.merge import merge as merge_tops
 
     family = "user" if userxattr else "trusted"
     _report(output, merge_tops(tops, bottoms, output, family=family), as_json)
@@ -63,7 +63,7 @@ def squash(bottoms: tuple[str, ...], userxattr: bool, output: str, as_json: bool
     Example:
       fallthru squash --bottom /srv/patch2 --bottom /srv/patch1 --bottom /srv/base -o /srv/new
     """
-    from overlay.merge import squash as squash_bottoms
+    from overlay.committing.merge import squash as squash_bottoms
 
     family = "user" if userxattr else "trusted"
     _report(output, squash_bottoms(bottoms, output, family=family), as_json)

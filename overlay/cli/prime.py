@@ -19,7 +19,7 @@ from overlay.errors import UsageError
 from overlay.text import printable
 
 if TYPE_CHECKING:
-    from overlay.prime import PrimeReport
+    from overlay.priming.prime import PrimeReport
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,7 +107,7 @@ def prime(
 
 
 def _prime(request: _Request, top: str) -> None:
-    from overlay.prime import prime as copy_up
+    from overlay.priming.prime import prime as copy_up
 
     began = time.monotonic()
     with progress_shown(request.as_json) as progress:
@@ -146,7 +146,7 @@ def _primed(report: PrimeReport, seconds: float) -> dict[str, Any]:
 
 
 def _undo(request: _Request, top: str) -> None:
-    from overlay.unprime import undo as take_back
+    from overlay.priming.unprime import undo as take_back
 
     began = time.monotonic()
     with progress_shown(request.as_json) as progress:
@@ -174,7 +174,7 @@ def _undo(request: _Request, top: str) -> None:
 
 
 def _shared(request: _Request, output: str, action: str) -> None:
-    from overlay import sharedindex
+    from overlay.priming import sharedindex
 
     began = time.monotonic()
     with progress_shown(request.as_json) as progress:

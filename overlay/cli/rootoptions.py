@@ -13,9 +13,9 @@ from overlay.cli.layers import DIRECTORY, SIZE
 from overlay.profiles import DEFAULT, PROFILES
 
 if TYPE_CHECKING:
-    from overlay.cgroups import Limits
-    from overlay.enclosure import Command
-    from overlay.root import Bind, Root
+    from overlay.roots.cgroups import Limits
+    from overlay.roots.enclosure import Command
+    from overlay.roots.root import Bind, Root
 
 __all__ = ["Inside", "command_of", "command_options", "limits_of", "root_of", "root_options"]
 
@@ -130,8 +130,8 @@ def command_options(function: _Decorated) -> _Decorated:
 
 def root_of(name: str, options: dict[str, Any]) -> Root:
     """The root that the options describe; UsageError for a wrong network or bind."""
-    from overlay import net
-    from overlay.root import Root
+    from overlay.roots import net
+    from overlay.roots.root import Root
 
     binds = [_bind(text, False) for text in options["binds"]]
     binds += [_bind(text, True) for text in options["read_only_binds"]]
@@ -153,7 +153,7 @@ def _absolute(path: str | None) -> str | None:
 
 
 def _bind(text: str, read_only: bool) -> Bind:
-    from overlay.root import Bind
+    from overlay.roots.root import Bind
 
     source, _, place = text.partition(":")
     source = os.path.abspath(source)
@@ -162,15 +162,15 @@ def _bind(text: str, read_only: bool) -> Bind:
 
 def limits_of(options: dict[str, Any]) -> Limits:
     """The limits among the options."""
-    from overlay.cgroups import Limits
+    from overlay.roots.cgroups import Limits
 
     return Limits(options["memory"], options["cpus"], options["pids"])
 
 
 def command_of(words: tuple[str, ...], inside: Inside) -> Command:
     """A command in a root; its user is looked up there, once the root is in place."""
-    from overlay import users
-    from overlay.enclosure import Command
+    from overlay.roots import users
+    from overlay.roots.enclosure import Command
 
     environment = {"PATH": _PATH}
     environment |= {name: os.environ[name] for name in _INHERITED if name in os.environ}

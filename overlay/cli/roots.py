@@ -20,7 +20,7 @@ from overlay.errors import FallthruError
 from overlay.text import printable
 
 if TYPE_CHECKING:
-    from overlay.rootnotes import Standing
+    from overlay.roots.notes import Standing
 
 _names = click.argument("names", metavar="NAME...", nargs=-1, required=True)
 
@@ -38,7 +38,7 @@ def create(name: str, **options: Any) -> None:
       fallthru create web --bottom /srv/debian --net bridge=lab
       fallthru create build --bottom base.erofs --memory 2G --bind /srv/src
     """
-    from overlay import roots
+    from overlay.roots import named as roots
 
     root = roots.create(root_of(name, options), limits_of(options))
     click.echo(printable(root.top or ""))
@@ -54,7 +54,7 @@ def start(names: tuple[str, ...]) -> None:
       fallthru start web db
       fallthru exec web -- nginx
     """
-    from overlay import roots
+    from overlay.roots import named as roots
 
     for name in names:
         roots.start(name)
@@ -78,7 +78,7 @@ def stop(names: tuple[str, ...], timeout: float) -> None:
       fallthru stop web db
       fallthru stop --timeout 0 web
     """
-    from overlay import roots
+    from overlay.roots import named as roots
 
     for name in names:
         roots.stop(name, patience=timeout)
@@ -94,7 +94,7 @@ def list_(as_json: bool) -> None:
       fallthru list
       fallthru list --json | jq '.[] | select(.running) | .name'
     """
-    from overlay import rootnotes
+    from overlay.roots import notes as rootnotes
 
     standings = rootnotes.standings()
     found = rootnotes.names()
@@ -117,7 +117,7 @@ def _line(name: str, standing: Standing | None) -> str:
 
 
 def _record(name: str, standing: Any) -> dict[str, object]:
-    from overlay import roots
+    from overlay.roots import named as roots
 
     state: dict[str, object] = {
         "name": name,
@@ -163,7 +163,7 @@ def exec_(
       fallthru exec web -- /bin/bash
       fallthru exec --user www-data web -- id
     """
-    from overlay import roots
+    from overlay.roots import named as roots
 
     if words[0] == "--":
         words = words[1:]  # after NAME click takes it for a word
@@ -184,7 +184,7 @@ def rm(names: tuple[str, ...], yes: bool) -> None:
       fallthru rm web
       fallthru rm --yes web db
     """
-    from overlay import roots
+    from overlay.roots import named as roots
 
     if not agreed(f"Remove {', '.join(names)} and what was changed in them?", yes):
         raise click.Abort

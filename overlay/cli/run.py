@@ -52,10 +52,10 @@ def run(
       fallthru run --bottom / --ro-bind /srv/data --memory 512M -- make check
       fallthru run --bottom /srv/debian --net bridge=lab --hostname db -- postgres
     """
-    from overlay import cgroups, enclosure, net
     from overlay.privilege import in_user_namespace
-    from overlay.root import Builder, open_union
-    from overlay.rootnotes import check_name
+    from overlay.roots import cgroups, enclosure, net
+    from overlay.roots.notes import check_name
+    from overlay.roots.root import Builder, open_union
 
     root = root_of(hostname or f"run-{os.getpid()}", options)
     check_name(root.name)
@@ -92,7 +92,7 @@ def run(
 
 def _tidy(group: Any, network: Any, pid: int = 0) -> None:
     """Undo what stays outside a root when its processes are gone."""
-    from overlay import net
+    from overlay.roots import net
 
     if group is not None:
         group.remove()

@@ -44,7 +44,8 @@ def snapshot(
       fallthru snapshot --stack web
       fallthru snapshot --list web
     """
-    from overlay import rootsnapshots, snapshots
+    from overlay import snapshots
+    from overlay.roots import snapshots as rootsnapshots
 
     if [stack, squash, listing, remove is not None].count(True) > 1:
         raise UsageError("--stack, --squash, --list and --remove are four things", hint="say one")
@@ -92,7 +93,8 @@ def rollback(top: str, label: str | None, work: str | None, yes: bool) -> None:
       fallthru rollback web
       fallthru rollback --yes /srv/web.top before-upgrade
     """
-    from overlay import rootsnapshots, snapshots
+    from overlay import snapshots
+    from overlay.roots import snapshots as rootsnapshots
 
     name, place = _meant(top)
     if not agreed(f"Lose what {printable(place)} holds now?", yes):
@@ -108,7 +110,7 @@ def _meant(named: str) -> tuple[str | None, str]:
     """The root that is meant, if it is no path, and the top."""
     if os.sep in named or os.path.isdir(named):
         return None, named
-    from overlay import roots
+    from overlay.roots import named as roots
 
     root, _ = roots.load(named)
     return named, root.top or ""

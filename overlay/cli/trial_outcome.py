@@ -23,8 +23,8 @@ from overlay.errors import FallthruError, OperationFailed, UsageError
 from overlay.text import human_bytes, printable
 
 if TYPE_CHECKING:
-    from overlay.changes import Change
-    from overlay.trial import Trial
+    from overlay.differences.changes import Change
+    from overlay.trials.trial import Trial
 
 __all__ = ["settle"]
 
@@ -78,7 +78,7 @@ def settle(trial: Trial, wishes: Wishes) -> int:
 
 
 def _all_changes(trial: Trial) -> Iterator[Change]:
-    from overlay.trialchanges import changes
+    from overlay.trials.changes import changes
 
     for _, change in changes(trial):
         yield change
@@ -151,7 +151,7 @@ def _changed(trial: Trial) -> bool:
 
 
 def _commit(trial: Trial, wishes: Wishes, summary: _Summary) -> None:
-    from overlay.trialcommit import commit
+    from overlay.trials.commit import commit
 
     done = commit(trial, only=wishes.only, without=wishes.without)
     summary.outcome = "committed"
@@ -165,8 +165,8 @@ def _commit(trial: Trial, wishes: Wishes, summary: _Summary) -> None:
 
 def _keep(trial: Trial, directory: str, summary: _Summary) -> None:
     """Copy the tops out of memory to a directory, as --keep would have had them there."""
-    from overlay import trialstore
-    from overlay.trialchanges import is_empty
+    from overlay.trials import store as trialstore
+    from overlay.trials.changes import is_empty
 
     if not directory:
         raise UsageError("no directory was named")

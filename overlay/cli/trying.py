@@ -15,8 +15,8 @@ from overlay.cli.layers import DIRECTORY, SIZE, json_option, selection_options
 from overlay.cli.wishes import Wishes
 
 if TYPE_CHECKING:
-    from overlay.enclosure import Command
-    from overlay.trial import Trial
+    from overlay.roots.enclosure import Command
+    from overlay.trials.trial import Trial
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,8 +104,8 @@ def try_(
     """
     wishes = Wishes(commit, discard, keep, yes, as_json, only, without)
     _check(wishes, disk)
-    from overlay import enclosure
     from overlay.privilege import in_user_namespace
+    from overlay.roots import enclosure
 
     place = _Place(disk, size, keep, os.geteuid() != 0 or in_user_namespace())
     command = enclosure.Command(words, directory=os.getcwd())
@@ -135,13 +135,13 @@ def _check(wishes: Wishes, disk: str | None) -> None:
 @contextmanager
 def _running(command: Command, place: _Place, shared: tuple[str, ...]) -> Iterator[Trial]:
     """The trial of a command that ended, while its tops exist."""
-    from overlay import trial
+    from overlay.trials import trial
 
     family = "user" if place.as_user else "trusted"
     with ExitStack() as held:
         directory, size, names, cleanup = None, place.size, None, None
         if place.keep is not None or place.disk is not None:
-            from overlay import trialstore
+            from overlay.trials import store as trialstore
         if place.keep is not None:
             directory = place.keep
             names = held.enter_context(trialstore.kept(directory, family))
@@ -168,8 +168,8 @@ def _running(command: Command, place: _Place, shared: tuple[str, ...]) -> Iterat
 
 def _note_kept(trial: Trial, directory: str, names: dict[str, str]) -> None:
     """Keep the tops that hold something, and note whose they are."""
-    from overlay import trialstore
-    from overlay.trialchanges import is_empty
+    from overlay.trials import store as trialstore
+    from overlay.trials.changes import is_empty
 
     for piece in trial.pieces:
         if is_empty(os.path.join(directory, piece.name, "top")):

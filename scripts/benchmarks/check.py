@@ -20,7 +20,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from overlay.check import Suspect, check
+from overlay.checking.check import Suspect, check
 
 __all__ = ["build", "main"]
 

@@ -36,8 +36,9 @@ def workload(root: Path) -> None:
 
 def record(count: int, rounds: int, backend: str | None) -> None:
     """Print a line for each trace: its case, and its metadata."""
-    from overlay import kernel, sharedindex
-    from overlay.prime import prime
+    from overlay import kernel
+    from overlay.priming import sharedindex
+    from overlay.priming.prime import prime
     from tracer.session import Session
 
     os.environ.setdefault("CACHE_DIRECTORY", tempfile.gettempdir())

@@ -19,9 +19,11 @@ from pathlib import Path
 
 from measuring import ENVIRONMENT, emit
 
-from overlay import mountinfo, rootnotes, roots, syscalls
-from overlay.cgroups import Limits
-from overlay.root import Root
+from overlay import mountinfo, syscalls
+from overlay.roots import named as roots
+from overlay.roots import notes as rootnotes
+from overlay.roots.cgroups import Limits
+from overlay.roots.root import Root
 
 FALLTHRU = [sys.executable, "-m", "overlay"]
 

@@ -22,11 +22,12 @@ from pathlib import Path
 
 from measuring import emit
 
-from overlay import kernel, sharedindex, syscalls
+from overlay import kernel, syscalls
 from overlay.kernel import Overlay
 from overlay.newmount import new_mount
-from overlay.prime import prime
-from overlay.unprime import undo
+from overlay.priming import sharedindex
+from overlay.priming.prime import prime
+from overlay.priming.unprime import undo
 
 BASE = "merged"
 

@@ -19,7 +19,8 @@ from pathlib import Path
 from many import own_state
 from measuring import ENVIRONMENT, emit, in_turn, median_seconds
 
-from overlay import rootnotes, runstate
+from overlay import runstate
+from overlay.roots import notes as rootnotes
 
 
 def running(*command: str) -> Callable[[], None]:

@@ -127,7 +127,7 @@ def _hook_inputs() -> list[str]:
     """What is put into the system, as it is in this checkout."""
     files = (CHECKOUT / "overlay/initramfs").rglob("*")
     names = sorted(path for path in files if path.is_file() and path.suffix != ".pyc")
-    names += [CHECKOUT / "overlay/bootfiles.py", CHECKOUT / "overlay/profiles.py"]
+    names += [CHECKOUT / "overlay/booting/files.py", CHECKOUT / "overlay/profiles.py"]
     names.append(_GUEST / "make-initramfs")
     return [f"{path.name} {hashlib.sha256(path.read_bytes()).hexdigest()}" for path in names]
 

@@ -12,8 +12,9 @@ from pathlib import Path
 
 import pytest
 
-from overlay import bootfiles, bootline
-from overlay.bootfiles import TOOLS, Maker
+from overlay.booting import files as bootfiles
+from overlay.booting import line as bootline
+from overlay.booting.files import TOOLS, Maker
 from overlay.errors import EnvironmentLacks, OperationFailed, Refused, UsageError
 from overlay.profiles import PROFILES
 from tests.fsimages import IMAGE_PREFIX

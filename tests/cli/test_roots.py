@@ -13,11 +13,14 @@ from pathlib import Path
 
 import pytest
 
-from overlay import enclosure, mountinfo, net, rootnotes, roots, runstate, syscalls
-from overlay.cgroups import Limits
+from overlay import mountinfo, runstate, syscalls
 from overlay.errors import FallthruError, Refused, TopInUse
 from overlay.inuse import top_in_use
-from overlay.root import Root
+from overlay.roots import enclosure, net
+from overlay.roots import named as roots
+from overlay.roots import notes as rootnotes
+from overlay.roots.cgroups import Limits
+from overlay.roots.root import Root
 from tests.conftest import Layers
 from tests.fsimages import tmpfs
 from tests.overlay.faults import CRASHED, crash_before, faulty

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from overlay import cgroups
+from overlay.roots import cgroups
 from tests.conftest import Layers
 from tests.fsimages import loop_filesystem
 from tests.processes import descendants, wait_gone

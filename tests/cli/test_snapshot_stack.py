@@ -8,10 +8,13 @@ from pathlib import Path
 
 import pytest
 
-from overlay import kernel, rootnotes, roots, rootsnapshots, snapshots
-from overlay.cgroups import Limits
+from overlay import kernel, snapshots
 from overlay.errors import Refused, UsageError
-from overlay.root import Root
+from overlay.roots import named as roots
+from overlay.roots import notes as rootnotes
+from overlay.roots import snapshots as rootsnapshots
+from overlay.roots.cgroups import Limits
+from overlay.roots.root import Root
 from tests.conftest import Layers
 from tests.overlay.committing import groups, whole, without_directory_times
 from tests.overlay.faults import crash_before

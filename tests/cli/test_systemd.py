@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from overlay import mountinfo, syscalls
-from overlay.cgroups import Group
+from overlay.roots.cgroups import Group
 from tests.conftest import Layers
 from tests.processes import children, wait_gone
 from tests.running import in_child

@@ -16,7 +16,8 @@ from pathlib import Path
 
 import pytest
 
-from overlay import bootfiles, syscalls
+from overlay import syscalls
+from overlay.booting import files as bootfiles
 
 __all__ = ["SHELLS", "Stage", "attached"]
 

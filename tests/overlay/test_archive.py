@@ -13,21 +13,21 @@ from pathlib import Path
 
 import pytest
 
-from overlay.archive import (
+from overlay.archives.archive import (
     Format,
     export_directory,
     export_tar,
     import_directory,
     import_tar,
 )
-from overlay.compressed import Compression
+from overlay.archives.compressed import Compression
+from overlay.archives.ociimage import import_image
+from overlay.archives.sink import AufsNames, OverlayMarks
+from overlay.archives.source import top_items
+from overlay.archives.tarwrite import END, headers, opaque_mark, whiteout, write_content
 from overlay.errors import FallthruError, Refused
 from overlay.layer import Layer
-from overlay.layersink import AufsNames, OverlayMarks
-from overlay.layersource import top_items
 from overlay.marks import MarkFamily, Whiteout
-from overlay.ociimage import import_image
-from overlay.tarwrite import END, headers, opaque_mark, whiteout, write_content
 from overlay.view import View
 from tests.conftest import Layers
 from tests.overlay.committing import groups, shown, whole

@@ -12,10 +12,10 @@ from pathlib import Path
 
 import pytest
 
-from overlay.archive import Format, import_directory, import_tar
+from overlay.archives.archive import Format, import_directory, import_tar
+from overlay.archives.item import HostileLayer, Limits
+from overlay.archives.sink import OverlayMarks
 from overlay.errors import FallthruError, OperationFailed, Refused
-from overlay.layeritem import HostileLayer, Limits
-from overlay.layersink import OverlayMarks
 from tests.conftest import Layers
 from tests.treediff import snapshot
 

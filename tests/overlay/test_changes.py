@@ -14,7 +14,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from overlay.changes import Aspect, Change, FileType, Kind, _Diff, diff, differences
+from overlay.differences.changes import Aspect, Change, FileType, Kind, _Diff, diff, differences
 from overlay.layer import Layer
 from overlay.marks import (
     HostileMark,

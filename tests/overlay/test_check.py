@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from overlay.check import Suspect, check
-from overlay.checkrepair import repair
-from overlay.checkrules import RULES, Finding
+from overlay.checking.check import Suspect, check
+from overlay.checking.repair import repair
+from overlay.checking.rules import RULES, Finding
 from tests.conftest import Layers, make_layers
 from tests.overlay.plants import MANY, PLANTS, populate, visible
 

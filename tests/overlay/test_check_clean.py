@@ -14,10 +14,11 @@ from pathlib import Path
 
 import pytest
 
-from overlay import checkpool, kernel, syscalls
-from overlay.check import Suspect, check, suspect_at
-from overlay.checkrepair import repair
-from overlay.checkwork import handle_of
+from overlay import kernel, syscalls
+from overlay.checking import pool as checkpool
+from overlay.checking.check import Suspect, check, suspect_at
+from overlay.checking.repair import repair
+from overlay.checking.work import handle_of
 from overlay.errors import FallthruError, Refused, TopInUse, UsageError
 from overlay.inuse import top_in_use
 from overlay.kernel import Overlay

@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 from overlay import kernel
-from overlay.check import Suspect, check
-from overlay.checkrepair import repair
+from overlay.checking.check import Suspect, check
+from overlay.checking.repair import repair
 from overlay.kernel import Overlay
 from tests.conftest import Layers
 from tests.overlay.plants import Seen, look, stub, whiteout, xattr

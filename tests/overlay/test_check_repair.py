@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from overlay.check import Suspect, check
-from overlay.checkrepair import repair
+from overlay.checking.check import Suspect, check
+from overlay.checking.repair import repair
 from tests.conftest import Layers, make_layers
 from tests.fsimages import loop_filesystem
 from tests.overlay.plants import MANY, PLANTS, Seen, populate, stub, visible, whiteout, xattr

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from overlay.commit import commit
+from overlay.committing.commit import commit
 from tests.overlay.committing import groups, plain, shown, whole
 from tests.overlay.test_changes import OPTIONS, Step, histories, run, stacked
 from tests.rawoverlay import overlay

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from overlay import acl, syscalls
-from overlay.commit import CommitConflict, OnConflict, commit, discard
+from overlay.committing.commit import CommitConflict, OnConflict, commit, discard
 from overlay.errors import OperationFailed, Refused, TopInUse
 from overlay.marks import MarkFamily, set_redirect
 from overlay.selection import select

@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 from overlay import inuse, owners
-from overlay.commit import commit
+from overlay.committing.commit import commit
 from overlay.errors import FallthruError, OperationFailed
 from overlay.site import SITE
 from tests.conftest import Layers, make_layers

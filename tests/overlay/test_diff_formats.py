@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from overlay import difftext, mtree
-from overlay.changes import Difference, differences
+from overlay.differences import difftext, mtree
+from overlay.differences.changes import Difference, differences
 from overlay.layer import Layer
 from overlay.marks import MarkFamily
 from overlay.view import TwoTops, View

@@ -11,7 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from overlay import changes, errors, guard, images, kernel, mountinfo, runstate, syscalls
+from overlay import errors, guard, images, kernel, mountinfo, runstate, syscalls
+from overlay.differences import changes
 from overlay.guard import Hold
 from overlay.imageformats import format_of
 from overlay.layer import Layer

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from overlay.committing.merge import merge, squash
 from overlay.errors import Refused, TopInUse, UsageError
-from overlay.merge import merge, squash
 from tests.conftest import Layers
 from tests.fsimages import tmpfs
 from tests.overlay.committing import groups, plain, shown, whole

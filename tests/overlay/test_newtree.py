@@ -9,10 +9,13 @@ from functools import partial
 
 import pytest
 
-from overlay import archive, freeze, merge, sharedindex
+from overlay import freeze
+from overlay.archives import archive
+from overlay.archives.sink import OverlayMarks
+from overlay.committing import merge
 from overlay.errors import Refused
-from overlay.layersink import OverlayMarks
 from overlay.newtree import beside
+from overlay.priming import sharedindex
 from tests.conftest import Layers
 from tests.overlay.faults import crash_before
 

@@ -11,12 +11,16 @@ from pathlib import Path
 
 import pytest
 
-from overlay import inuse, kernel, owners, rootnotes, roots, sharedindex, snapshots, trialstore
-from overlay.cgroups import Limits
-from overlay.commit import commit
+from overlay import inuse, kernel, owners, snapshots
+from overlay.committing.commit import commit
 from overlay.errors import FallthruError
-from overlay.root import Root
+from overlay.priming import sharedindex
+from overlay.roots import named as roots
+from overlay.roots import notes as rootnotes
+from overlay.roots.cgroups import Limits
+from overlay.roots.root import Root
 from overlay.site import SITE
+from overlay.trials import store as trialstore
 from overlay.union import Union
 from tests.conftest import Layers
 from tests.fsimages import IMAGE_PREFIX, SHM

@@ -14,12 +14,12 @@ from pathlib import Path
 import pytest
 
 from overlay import errors, kernel, syscalls
-from overlay.changes import Change, diff
+from overlay.differences.changes import Change, diff
 from overlay.kernel import Overlay
 from overlay.layer import Layer
 from overlay.markvalues import MarkFamily
-from overlay.prime import PrimeReport, prime
-from overlay.unprime import undo
+from overlay.priming.prime import PrimeReport, prime
+from overlay.priming.unprime import undo
 from tests.conftest import Layers, make_layers
 from tests.fsimages import loop_filesystem
 from tests.processes import children

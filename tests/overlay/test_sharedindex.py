@@ -12,9 +12,10 @@ from pathlib import Path
 
 import pytest
 
-from overlay import errors, kernel, sharedindex, syscalls
-from overlay.indexfile import StaleIndex
+from overlay import errors, kernel, syscalls
 from overlay.kernel import Overlay
+from overlay.priming import sharedindex
+from overlay.priming.indexfile import StaleIndex
 from overlay.profiles import PROFILES
 from tests.conftest import Layers
 from tests.fsimages import loop_filesystem, needs_filesystem

@@ -11,10 +11,11 @@ from pathlib import Path
 
 import pytest
 
-from overlay import kernel, sharedindex
+from overlay import kernel
 from overlay.errors import Refused
 from overlay.kernel import Overlay
 from overlay.marks import MarkFamily, Whiteout
+from overlay.priming import sharedindex
 from overlay.spec.fuzz.trees import Tree, engine_tree, mounted_tree
 from overlay.union import Union
 from tests.conftest import Layers

@@ -1,0 +1,1 @@
+"""Layers in other formats: tar, OCI images, directories with other marks."""

@@ -1,0 +1,1 @@
+"""Systems that boot on an overlay: ``fallthru boot``."""

@@ -1,0 +1,1 @@
+"""What ``fallthru check`` looks for in a top, and how it is mended."""

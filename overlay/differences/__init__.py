@@ -1,0 +1,1 @@
+"""What a top changes: found, compared, written down."""

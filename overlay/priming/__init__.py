@@ -1,0 +1,1 @@
+"""Directory copyup ahead of time: ``fallthru prime``, and indexes that many tops share."""

@@ -1,0 +1,1 @@
+"""Throw-away writable views of the whole system: ``fallthru try``."""
