@@ -11,17 +11,23 @@ import os
 import signal
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 from overlay import syscalls
-from tests.fsimages import IMAGE_PREFIX, tmpfs
-from tests.processes import children
+from tests.fsimages import IMAGE_PREFIX, loops, tmpfs
+from tests.processes import orphans_reaped
 
 NAMESPACES = ("mnt", "user", "pid", "net", "uts", "ipc", "cgroup")
+
+# The same examples on every machine, however slow; --hypothesis-profile=default draws new ones.
+settings.register_profile(
+    "same", derandomize=True, deadline=None, suppress_health_check=[HealthCheck.too_slow]
+)
+settings.load_profile("same")
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -45,37 +51,11 @@ class Resources:
     mounts: frozenset[str]
     loops: frozenset[str]
     namespaces: tuple[str, ...]
-    children: frozenset[str]
 
 
 def _loops() -> frozenset[str]:
     """Loop devices over images that tests made; others on the machine are not ours to judge."""
-    found = set()
-    for backing in Path("/sys/block").glob("loop*/loop/backing_file"):
-        try:
-            image = backing.read_text().strip()
-        except OSError:
-            continue  # detached between the two looks
-        if IMAGE_PREFIX in image:
-            found.add(f"{backing.parts[3]}: {image}")
-    return frozenset(found)
-
-
-@contextmanager
-def orphans_reaped() -> Iterator[None]:
-    """Wait for what the block's processes left behind: some helpers outlive their parent for a
-    moment, and this process adopts orphans."""
-    before = children()
-    try:
-        yield
-    finally:
-        for pid in children() - before:
-            os.waitpid(pid, 0)
-
-
-def _named(pid: int) -> str:
-    command = Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode()
-    return f"{pid}: {command or 'zombie'}"
+    return frozenset(f"{name}: {image}" for name, image in loops().items() if IMAGE_PREFIX in image)
 
 
 def resources() -> Resources:
@@ -83,7 +63,6 @@ def resources() -> Resources:
         mounts=frozenset(Path("/proc/self/mountinfo").read_text("utf-8", "replace").splitlines()),
         loops=_loops(),
         namespaces=tuple(os.readlink(f"/proc/self/ns/{name}") for name in NAMESPACES),
-        children=frozenset(map(_named, children())),
     )
 
 
@@ -91,12 +70,12 @@ def resources() -> Resources:
 def nothing_leaks() -> Iterator[None]:
     """Fail the run when mounts, loop devices, namespaces or processes are left behind."""
     before = resources()
-    yield
+    with orphans_reaped():
+        yield
     after = resources()
     left = {
         "mounts": after.mounts - before.mounts,
         "loop devices": after.loops - before.loops,
-        "processes": after.children - before.children,
     }
     leaks = [f"{what}: {', '.join(sorted(which))}" for what, which in left.items() if which]
     if after.namespaces != before.namespaces:

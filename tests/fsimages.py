@@ -7,7 +7,7 @@ import shutil
 import subprocess
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
@@ -21,6 +21,7 @@ __all__ = [
     "SHM",
     "kernel_filesystems",
     "loop_filesystem",
+    "loops",
     "make_image",
     "mounted_image",
     "needs_filesystem",
@@ -57,6 +58,15 @@ def needs_filesystem(kind: str) -> None:
         pytest.skip(f"needs: {kind} in the kernel")
     if kind in MKFS and shutil.which(MKFS[kind][0][0]) is None:
         pytest.skip(f"needs: {MKFS[kind][0][0]}")
+
+
+def loops() -> dict[str, str]:
+    """The loop devices of the machine that have an image, and which, by the kernel's account."""
+    found = {}
+    for backing in Path("/sys/block").glob("loop*/loop/backing_file"):
+        with suppress(OSError):  # detached between two looks, by whoever had it
+            found[backing.parts[3]] = backing.read_text("utf-8", "surrogateescape").rstrip("\n")
+    return found
 
 
 @contextmanager

@@ -4,11 +4,16 @@ from __future__ import annotations
 
 import os
 import select
-from collections.abc import Collection
-from contextlib import suppress
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Final
 
-__all__ = ["children", "descendants", "wait_gone"]
+__all__ = ["PATIENCE", "children", "descendants", "orphans_reaped", "wait_gone"]
+
+#: Seconds after which what a test waits for will not come on any machine: it only guards a
+#: hang, and is a little less than what a test has in all (pyproject.toml), to say what hung.
+PATIENCE: Final = 240
 
 
 def children(pid: int | None = None) -> set[int]:
@@ -43,8 +48,29 @@ def wait_gone(pid: int) -> None:
     except ProcessLookupError:
         return
     try:
-        assert select.select([fd], [], [], 30)[0]
+        assert select.select([fd], [], [], PATIENCE)[0], f"{_named(pid)} goes on"
     finally:
         os.close(fd)
     with suppress(ChildProcessError):
         os.waitpid(pid, 0)
+
+
+def _named(pid: int) -> str:
+    try:
+        command = Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ")
+    except OSError:
+        command = b""
+    return f"process {pid} ({command.decode(errors='replace').strip()})"
+
+
+@contextmanager
+def orphans_reaped() -> Iterator[None]:
+    """Wait for what the block's processes left behind, and for what those leave: some helpers
+    outlive their parent for a moment, and this process adopts orphans (tests/conftest.py)."""
+    before = children()
+    try:
+        yield
+    finally:
+        while left := children() - before:
+            for pid in left:
+                wait_gone(pid)

@@ -11,6 +11,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.processes import PATIENCE
+
 __all__ = ["REPOSITORY", "fallthru", "in_child", "in_user_namespace", "need_readable_checkout"]
 
 REPOSITORY = Path(__file__).resolve().parent.parent
@@ -35,7 +37,7 @@ def fallthru(
         text=True,
         errors="surrogateescape",
         check=False,
-        timeout=120,
+        timeout=PATIENCE,
     )
 
 

@@ -8,11 +8,12 @@ import pytest
 
 from tests.conftest import resources
 from tests.fsimages import MKFS, loop_filesystem
+from tests.processes import children
 
 
 @pytest.mark.parametrize("kind", sorted(MKFS))
 def test_a_loop_file_system_is_of_its_kind_and_leaves_nothing(root: None, kind: str) -> None:
-    before = resources()
+    before, processes = resources(), children()
     with loop_filesystem(kind) as mount_point:
         (mount_point / "file").write_bytes(b"data")
         line = next(
@@ -21,6 +22,5 @@ def test_a_loop_file_system_is_of_its_kind_and_leaves_nothing(root: None, kind: 
             if f" {mount_point} " in line
         )
         assert f" - {kind} /dev/loop" in line
-    after = resources()
-    assert after.mounts == before.mounts
-    assert after.children == before.children
+    assert resources().mounts == before.mounts
+    assert children() == processes

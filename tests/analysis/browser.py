@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from tests.conftest import orphans_reaped
+from tests.processes import orphans_reaped
 
 __all__ = ["Browser", "browser"]
 

@@ -23,7 +23,7 @@ from overlay.errors import EnvironmentLacks, UsageError
 from tests.analysis import synthetic
 from tests.analysis.commands import Fallthru
 from tests.analysis.synthetic import Workload
-from tests.conftest import orphans_reaped
+from tests.processes import orphans_reaped
 from tests.running import fallthru as command
 from tracer.parts import NewerTrace, UnreadableTrace
 from tracer.schema import SCHEMA_VERSION

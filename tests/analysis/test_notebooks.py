@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 
 from analysis.style import Picture
-from tests.conftest import orphans_reaped
 from tests.fsimages import needs_filesystem
+from tests.processes import orphans_reaped
 
 NOTEBOOKS = sorted((Path(__file__).parents[2] / "notebooks").glob("*.ipynb"))
 

@@ -15,6 +15,7 @@ from overlay import kernel
 from overlay.kernel import Overlay
 from tests.conftest import Layers
 from tests.overlay.plants import populate, stub, whiteout
+from tests.processes import PATIENCE
 from tests.running import REPOSITORY, fallthru
 
 
@@ -186,7 +187,7 @@ def test_the_benchmark_finds_nothing_in_what_it_builds() -> None:
         capture_output=True,
         text=True,
         check=False,
-        timeout=60,
+        timeout=PATIENCE,
     )
     assert done.returncode == 0, done.stderr
     result = json.loads(done.stdout)
@@ -207,7 +208,7 @@ def fsck(*arguments: str, stdin: str | None = None) -> subprocess.CompletedProce
         capture_output=True,
         text=True,
         check=False,
-        timeout=60,
+        timeout=PATIENCE,
     )
 
 

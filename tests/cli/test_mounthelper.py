@@ -14,11 +14,12 @@ from overlay.errors import UsageError
 from overlay.mounthelper import complete
 from overlay.mountoptions import parse, split
 from tests.conftest import Layers, make_layers
+from tests.processes import PATIENCE
 from tests.running import fallthru
 
 
 def run(*command: str | Path) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
+    return subprocess.run(command, capture_output=True, text=True, check=False, timeout=PATIENCE)
 
 
 def mount(layers: Layers, options: str = "", *flags: str) -> subprocess.CompletedProcess[str]:

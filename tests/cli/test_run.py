@@ -15,7 +15,7 @@ import pytest
 from overlay.roots import cgroups
 from tests.conftest import Layers
 from tests.fsimages import loop_filesystem
-from tests.processes import descendants, wait_gone
+from tests.processes import PATIENCE, descendants, wait_gone
 from tests.running import REPOSITORY, fallthru, need_readable_checkout
 from tests.smallroots import small_root
 
@@ -190,7 +190,7 @@ class TestNetworks:
                 f"print(socket.create_connection((at, {server.getsockname()[1]})).recv(9))"
             )
             running = start("isolated", "me", "/usr/bin/python3", "-c", code)
-            server.settimeout(60)
+            server.settimeout(PATIENCE)
             peer, (address, _) = server.accept()
             peer.sendall(b"hello")
             peer.close()

@@ -17,7 +17,7 @@ import pytest
 from overlay import mountinfo, syscalls
 from overlay.roots.cgroups import Group
 from tests.conftest import Layers
-from tests.processes import children, wait_gone
+from tests.processes import PATIENCE, children, wait_gone
 from tests.running import in_child
 
 GENERATOR = "/usr/lib/systemd/system-generators/systemd-fstab-generator"
@@ -142,7 +142,7 @@ def test_a_manager_mounts_it_and_unmounts_it(units: Path, layers: Layers) -> Non
         os.makedirs("/run/user")
         ready = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
         ready.bind("/run/ready")
-        ready.settimeout(60)
+        ready.settimeout(PATIENCE)
         environment = {
             **os.environ,
             "NOTIFY_SOCKET": "/run/ready",

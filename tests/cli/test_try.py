@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.processes import descendants, wait_gone
+from tests.processes import PATIENCE, descendants, wait_gone
 from tests.running import REPOSITORY, fallthru, need_readable_checkout
 
 COMMAND = [sys.executable, "-m", "overlay", "try"]
@@ -287,7 +287,7 @@ class Terminal:
 
     def expect(self, wanted: str) -> None:
         while wanted not in self.text:
-            assert select.select([self.fd], [], [], 60)[0], self.text
+            assert select.select([self.fd], [], [], PATIENCE)[0], self.text
             self.text += os.read(self.fd, 4096).decode()
         self.text = self.text.partition(wanted)[2]
 
@@ -298,7 +298,7 @@ class Terminal:
         """Its exit code, once nobody has the terminal any more (EIO)."""
         with suppress(OSError):
             while True:
-                if not select.select([self.fd], [], [], 60)[0]:
+                if not select.select([self.fd], [], [], PATIENCE)[0]:
                     os.kill(self.pid, signal.SIGKILL)
                 self.text += os.read(self.fd, 4096).decode()
         os.close(self.fd)

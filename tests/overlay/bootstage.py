@@ -18,6 +18,7 @@ import pytest
 
 from overlay import syscalls
 from overlay.booting import files as bootfiles
+from tests.processes import PATIENCE
 
 __all__ = ["SHELLS", "Stage", "attached"]
 
@@ -83,7 +84,7 @@ class Stage:
             capture_output=True,
             text=True,
             check=False,
-            timeout=120,
+            timeout=PATIENCE,
         )
 
     def mount(self, word: str, then: str = "") -> subprocess.CompletedProcess[str]:

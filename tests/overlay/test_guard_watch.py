@@ -17,6 +17,7 @@ from overlay.watch import watch
 from tests.conftest import Layers
 from tests.fsimages import loop_filesystem, tmpfs
 from tests.overlay.surveys import survey
+from tests.processes import PATIENCE
 from tests.running import REPOSITORY, fallthru
 
 
@@ -43,7 +44,7 @@ class Watcher:
 
     def line(self) -> dict[str, str]:
         assert self.process.stdout is not None
-        ready, _, _ = select.select([self.process.stdout], [], [], 20)
+        ready, _, _ = select.select([self.process.stdout], [], [], PATIENCE)
         assert ready, "the watcher said nothing"
         told = json.loads(self.process.stdout.readline())
         assert isinstance(told, dict)
@@ -51,7 +52,7 @@ class Watcher:
 
     def end(self) -> tuple[list[str], int]:
         """What else it said, and its exit code, once the overlay went."""
-        rest, _ = self.process.communicate(timeout=20)
+        rest, _ = self.process.communicate(timeout=PATIENCE)
         return [json.loads(line)["what"] for line in rest.splitlines()], self.process.returncode
 
 

@@ -18,7 +18,7 @@ from overlay.imageformats import format_of
 from overlay.layer import Layer
 from overlay.markvalues import MarkFamily
 from tests.conftest import Layers
-from tests.fsimages import IMAGE_PREFIX, needs_filesystem
+from tests.fsimages import IMAGE_PREFIX, loops, needs_filesystem
 from tests.running import in_child, in_user_namespace
 
 MAKERS = {
@@ -62,19 +62,7 @@ def made_image(kind: str, scratch: Path, name: str = "image") -> Path:
 
 
 def loops_on(image: Path) -> list[str]:
-    """The loop devices that have ``image``, by the kernel's own account."""
-    return [
-        backing.parts[3]
-        for backing in Path("/sys/block").glob("loop*/loop/backing_file")
-        if read_or_nothing(backing) == str(image)
-    ]
-
-
-def read_or_nothing(path: Path) -> str:
-    try:
-        return path.read_text().rstrip("\n")
-    except OSError:
-        return ""  # another test run's loop detached just now
+    return [name for name, attached in loops().items() if attached == str(image)]
 
 
 def overlay_of(image: Path, layers: Layers, name: str = "top") -> kernel.Overlay:
@@ -231,7 +219,7 @@ def test_a_device_mounted_read_write_is_refused(scratch: Path, layers: Layers) -
         (loop,) = loops_on(image)
         with pytest.raises(errors.Refused, match="is mounted read-write"):
             kernel.open_overlay(kernel.Overlay((f"/dev/{loop}",), str(layers.top)))
-        assert read_or_nothing(Path(f"/sys/block/{loop}/ro")) == "0"
+        assert Path(f"/sys/block/{loop}/ro").read_text() == "0\n"
     finally:
         subprocess.run(["umount", str(place)], check=True)
 

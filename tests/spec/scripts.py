@@ -7,6 +7,8 @@ import subprocess
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from tests.processes import PATIENCE
+
 __all__ = ["Command", "parse", "run"]
 
 
@@ -48,7 +50,7 @@ def run(script: str, directory: Path) -> list[str]:
         stdin=subprocess.DEVNULL,
         env=environment,
         check=False,
-        timeout=60,
+        timeout=PATIENCE,
     )
     return [
         f"{command.line}: {wrong}"

@@ -14,6 +14,7 @@ from xml.etree import ElementTree as ET
 import pytest
 
 from overlay.spec import catalogue
+from tests.processes import PATIENCE
 from tests.running import need_readable_checkout
 
 CLAUSES = catalogue.load()
@@ -32,7 +33,7 @@ def spec(
         user=user,
         group=user,
         extra_groups=None if user is None else [],
-        timeout=60,
+        timeout=PATIENCE,
     )
     assert done.returncode == code, done.stderr + done.stdout
     assert "Traceback" not in done.stderr

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import itertools
 import json
 import os
@@ -29,6 +28,7 @@ from overlay.spec.fuzz.shrink import shrink
 from overlay.spec.fuzz.steps import DOMAINS, OPERATIONS, Step
 from overlay.spec.fuzz.trees import mounted_tree
 from overlay.spec.targets import CommandTarget, EngineTarget, Target, parse_target
+from tests.processes import PATIENCE, orphans_reaped
 from tests.running import REPOSITORY, fallthru
 from tests.spec import mutants
 
@@ -50,7 +50,7 @@ MOST = max(steps for _, steps, *_ in FAULTS)
 
 
 def hunted(target: Target, steps: int, seed: int = SEED) -> list[Finding]:
-    outcome = Hunt(target, seed, steps=steps, shrinking=20).run()
+    outcome = Hunt(target, seed, steps=steps, shrinking=PATIENCE).run()
     assert outcome.unavailable is None
     return outcome.findings
 
@@ -156,20 +156,19 @@ def test_killed_it_takes_a_hanging_server_along(tmp_path: Path) -> None:
     fifo = tmp_path / "fifo"
     os.mkfifo(fifo)
     command = [sys.executable, "-m", "overlay", "spec", "fuzz", "--mount-command"]
-    process = subprocess.Popen(
-        [*command, hanging(str(fifo))],
-        cwd=REPOSITORY,
-        env=os.environ | {"TMPDIR": str(tmp_path)},
-    )
-    with fifo.open() as file:
-        server = int(file.read())
-    gone = os.pidfd_open(server)
-    process.kill()
-    process.wait(10)
-    assert select.select([gone], [], [], 20)[0]
-    os.close(gone)
-    with contextlib.suppress(ChildProcessError):
-        os.waitpid(-1, 0)  # the tests' process adopts the keeper
+    with orphans_reaped():
+        process = subprocess.Popen(
+            [*command, hanging(str(fifo))],
+            cwd=REPOSITORY,
+            env=os.environ | {"TMPDIR": str(tmp_path)},
+        )
+        with fifo.open() as file:
+            server = int(file.read())
+        gone = os.pidfd_open(server)
+        process.kill()
+        process.wait(PATIENCE)
+        assert select.select([gone], [], [], PATIENCE)[0]
+        os.close(gone)
 
 
 # ------------------------------------------------------------------------- announcements

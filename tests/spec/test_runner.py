@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
-import re
 import select
 import signal
 import subprocess
@@ -22,6 +20,7 @@ from overlay.spec.checks import Check, Observations
 from overlay.spec.observe import Lacks
 from overlay.spec.targets import EngineTarget, KernelTarget, OverlayfsTarget, Target
 from overlay.spec.unprivileged import UnprivilegedTarget
+from tests.processes import PATIENCE, orphans_reaped
 
 pytestmark = pytest.mark.usefixtures("root")
 
@@ -95,10 +94,10 @@ def test_a_crash_or_a_hang_fails_only_its_clause() -> None:
         yield from ()
         threading.Event().wait()
 
-    results = judge(fine, crashes, fine, hangs, fine, patience=1)
+    results = judge(fine, crashes, fine, hangs, fine, patience=5)  # far more than any other takes
     assert statuses(results) == ["kept", "failed", "kept", "failed", "kept"]
     assert results[1].observed == "the process that ran it died"
-    assert results[3].observed == "it did not end in 1 s"
+    assert results[3].observed == "it did not end in 5 s"
 
 
 def test_what_a_check_leaves_behind_is_reported_and_removed() -> None:
@@ -248,25 +247,22 @@ def test_killed_it_takes_its_workers_and_mounts_along(
 ) -> None:
     fifo = tmp_path / "fifo"
     os.mkfifo(fifo)
-    process = subprocess.Popen(
-        [sys.executable, "-c", KILLED, str(fifo)],
-        stderr=subprocess.DEVNULL,
-        env=os.environ | {"TMPDIR": str(tmp_path), "PYTHONPATH": os.pathsep.join(sys.path)},
-    )
-    with fifo.open() as file:
-        worker = int(file.read())
-    inside = Path(f"/proc/{worker}/mountinfo").read_text()
-    assert " - overlay " in "\n".join(line for line in inside.splitlines() if "/mnt" in line)
-    (keeper,) = re.findall(r"^PPid:\t(\d+)", Path(f"/proc/{worker}/status").read_text(), re.M)
-    gone = os.pidfd_open(worker)
-    process.send_signal(number)
-    assert process.wait(10) != 0
-    # The worker's end is the end of its namespace, with every mount in it.
-    assert select.select([gone], [], [], 10)[0]
-    os.close(gone)
-    # The tests' process adopts what a killed parent leaves.
-    with contextlib.suppress(ChildProcessError):
-        os.waitpid(int(keeper), 0)
+    with orphans_reaped():
+        process = subprocess.Popen(
+            [sys.executable, "-c", KILLED, str(fifo)],
+            stderr=subprocess.DEVNULL,
+            env=os.environ | {"TMPDIR": str(tmp_path), "PYTHONPATH": os.pathsep.join(sys.path)},
+        )
+        with fifo.open() as file:
+            worker = int(file.read())
+        inside = Path(f"/proc/{worker}/mountinfo").read_text()
+        assert " - overlay " in "\n".join(line for line in inside.splitlines() if "/mnt" in line)
+        gone = os.pidfd_open(worker)
+        process.send_signal(number)
+        assert process.wait(PATIENCE) != 0
+        # The worker's end is the end of its namespace, with every mount in it.
+        assert select.select([gone], [], [], PATIENCE)[0]
+        os.close(gone)
     assert "fallthru-spec" not in Path("/proc/self/mountinfo").read_text()
     if number == signal.SIGINT:
         assert list(tmp_path.glob("fallthru-spec-*")) == []

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import Layers
+from tests.processes import PATIENCE
 from tests.tracer.test_copyups import union
 from tracer.session import Session
 
@@ -40,7 +41,7 @@ def test_a_life(layers: Layers) -> None:
 
 def wait_for(session: Session, mnt: Path, what: str) -> None:
     """On a busy machine a record can be a while in the making, and those behind it wait."""
-    limit = time.monotonic() + 30
+    limit = time.monotonic() + PATIENCE
     while what not in session.metadata().mounts.get(str(mnt), {}):
         assert time.monotonic() < limit, what
         session.table()

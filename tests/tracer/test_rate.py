@@ -13,6 +13,7 @@ import pytest
 
 from analysis.load import load
 from tests.conftest import Layers
+from tests.processes import PATIENCE
 from tests.rawoverlay import overlay
 from tests.running import fallthru
 from tests.tracer.conftest import Recorder
@@ -51,7 +52,7 @@ def test_twenty_thousand(mnt: Path, tmp_path: Path, recording: Recorder) -> None
     writers.run()
     peak = memory(recorder.pid, "VmHWM")
     recorder.send_signal(signal.SIGTERM)
-    assert recorder.wait(60) == 0
+    assert recorder.wait(PATIENCE) == 0
     trace = load(tmp_path / "t")
     metadata = trace.runs[0].metadata
     assert (metadata.lost, metadata.unmatched, trace.damage) == (0, 0, ())
@@ -72,7 +73,7 @@ def test_more_than_the_ring_holds(mnt: Path, tmp_path: Path, recording: Recorder
     writers.run()
     recorder.send_signal(signal.SIGCONT)
     recorder.send_signal(signal.SIGTERM)
-    assert recorder.wait(60) == 0
+    assert recorder.wait(PATIENCE) == 0
     trace = load(tmp_path / "t")
     assert (trace.runs[0].metadata.lost, trace.damage) == (0, ())
     assert Counter(trace.frame["path"]) == Counter([*paths, *(f"/d{n}" for n in range(WRITERS))])

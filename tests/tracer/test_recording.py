@@ -18,6 +18,7 @@ import tracer
 from overlay.errors import NoPrivilege, OperationFailed
 from tests.conftest import Layers
 from tests.fsimages import tmpfs
+from tests.processes import PATIENCE
 from tests.rawoverlay import overlay
 from tests.running import (
     REPOSITORY,
@@ -48,7 +49,7 @@ def show(directory: Path) -> dict[str, Any]:
 
 
 def until(condition: Any) -> None:
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + PATIENCE
     while not condition():
         assert time.monotonic() < deadline
         os.sched_yield()

@@ -20,6 +20,7 @@ from rich.console import Console
 
 from tests.analysis import synthetic
 from tests.conftest import Layers
+from tests.processes import PATIENCE
 from tests.rawoverlay import overlay
 from tests.running import REPOSITORY
 from tracer.live import Live
@@ -129,7 +130,7 @@ def test_json_counts_everything(mnt: Path) -> None:
     while told["total"]["count"] < 211:
         told = json.loads(running.stdout.readline())
     running.send_signal(signal.SIGINT)
-    *_, last = running.communicate(timeout=60)[0].splitlines()
+    *_, last = running.communicate(timeout=PATIENCE)[0].splitlines()
     assert running.returncode == 0
     made = json.loads(last)
     assert (made["total"]["count"], made["total"]["bytes"]) == (211, sum(range(211)))
@@ -141,10 +142,10 @@ def test_json_counts_everything(mnt: Path) -> None:
 
 def test_once(mnt: Path) -> None:
     done = start("--mount", mnt, "--once", "--interval", "100ms", "--json")
-    made = json.loads(done.communicate(timeout=60)[0])
+    made = json.loads(done.communicate(timeout=PATIENCE)[0])
     assert done.returncode == 0
     assert made["total"]["count"] == 0
-    assert 0.1 <= made["window_s"] < 20
+    assert made["window_s"] >= 0.1
 
 
 def test_on_a_terminal(mnt: Path) -> None:
@@ -162,7 +163,7 @@ def test_on_a_terminal(mnt: Path) -> None:
     os.close(its)
     seen, asked = "", False
     while True:
-        if not select.select([ours], [], [], 60)[0]:
+        if not select.select([ours], [], [], PATIENCE)[0]:
             raise AssertionError(seen)
         try:
             seen += os.read(ours, 1 << 16).decode(errors="replace")
@@ -174,7 +175,7 @@ def test_on_a_terminal(mnt: Path) -> None:
             asked = True
             running.send_signal(signal.SIGINT)
     os.close(ours)
-    assert running.wait(60) == 0
+    assert running.wait(PATIENCE) == 0
     before, _, after = seen.rpartition("\x1b[?1049l")
     assert "\x1b[?1049h" in before
     assert f"{mnt}/f7"[-20:] in after

@@ -12,6 +12,9 @@ from overlay.spec.targets import DEFAULT_TARGETS
 from tests.running import fallthru
 from tests.vm.guests import in_guest, judged, need
 
+#: The first of all guests: it may have to be built, it boots, and judges all clauses (guests.py).
+pytestmark = pytest.mark.timeout(1500)
+
 #: One target is enough to see that a kernel works at all; all of them take two minutes
 #: in QEMU, and half a minute under user-mode Linux.
 SMOKE = ("kernel:document",)

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.processes import descendants
+from tests.processes import PATIENCE, descendants
 from tests.running import REPOSITORY
 from tests.vm.guests import VM, end_guests, in_fresh_guest, in_guest, need, serving
 
@@ -99,7 +99,7 @@ def test_no_machine_outlives_its_command(number: int) -> None:
         assert running.stdout.readline() == "started\n"
         assert len(_descendants(running.pid)) > 3  # its kernel, its processes
         running.send_signal(number)
-        assert running.wait(60) != 0
+        assert running.wait(PATIENCE) != 0
     assert _orphans_end() > 0
 
 
@@ -116,7 +116,7 @@ def _orphans_end() -> int:
     count = 0
     while children := _descendants(os.getpid()):
         pidfd = os.pidfd_open(children[0])
-        ended, _, _ = select.select([pidfd], [], [], 60)
+        ended, _, _ = select.select([pidfd], [], [], PATIENCE)
         os.close(pidfd)
         assert ended, f"process {children[0]} goes on"
         os.waitpid(children[0], 0)

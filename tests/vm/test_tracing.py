@@ -9,6 +9,9 @@ import pytest
 
 from tests.vm.guests import in_guest
 
+#: It compiles probes under emulation.
+pytestmark = pytest.mark.timeout(900)
+
 SCRIPT = r"""
 set -e
 mkdir /tmp/bottom /tmp/top /tmp/mnt
@@ -22,7 +25,7 @@ fallthru trace show --json /tmp/trace
 
 @pytest.mark.parametrize("kernel", ["debian-6.1", "debian-6.12", "debian-7"])
 def test_each_copyup_is_seen_once(kernel: str) -> None:
-    done = in_guest(kernel, "sh", "-c", SCRIPT)
+    done = in_guest(kernel, "sh", "-c", SCRIPT, seconds=600)
     assert done.returncode == 0, done.stderr
     spans = json.loads(done.stdout)["spans"]
     # Backends that see functions tell of the opens that needed them as well.
