@@ -25,6 +25,7 @@ from overlay.spec.observe import Lacks
 __all__ = [
     "KINDS",
     "Kind",
+    "attached",
     "make_image",
     "mounted_home",
     "open_image",
@@ -92,19 +93,30 @@ def _known(kind: str) -> bool:
     return True
 
 
-def open_image(kind: str, image: Path, *, read_only: bool) -> int:
-    """Mount ``image``, detached; ``read_only`` is about the mount, the device can be written."""
+@contextmanager
+def attached(image: Path) -> Iterator[str]:
+    """The node of a loop device that ``image`` is on, to be written, for a with block.
+
+    It outlives the block with what is mounted from it.  A device keeps BLKROSET when it
+    changes its image, so the flag is cleared: a killed user has left it set, or the block did.
+    """
     image_fd = os.open(image, os.O_RDWR | os.O_CLOEXEC)
     try:
         device, name = syscalls.loop_attach(image_fd, read_only=False)
     finally:
         os.close(image_fd)
     try:
-        # The flag of a bottom's last user outlives the image: a killed one leaves it set.
         syscalls.blkroset(device, False)
-        return new_mount(kind, name, [("ro", "")] if read_only else [])
+        yield name
     finally:
+        syscalls.blkroset(device, False)
         os.close(device)
+
+
+def open_image(kind: str, image: Path, *, read_only: bool) -> int:
+    """Mount ``image``, detached; ``read_only`` is about the mount, the device can be written."""
+    with attached(image) as name:
+        return new_mount(kind, name, [("ro", "")] if read_only else [])
 
 
 def put_bottom(bench: Bench, kind: str) -> None:

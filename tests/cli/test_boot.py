@@ -17,8 +17,9 @@ from overlay.booting import line as bootline
 from overlay.booting.files import TOOLS, Maker
 from overlay.errors import EnvironmentLacks, OperationFailed, Refused, UsageError
 from overlay.profiles import PROFILES
+from overlay.spec.filesystems import attached
 from tests.fsimages import IMAGE_PREFIX
-from tests.overlay.bootstage import Stage, attached
+from tests.overlay.bootstage import Stage
 from tests.running import fallthru
 
 HOOK = {Maker.INITRAMFS_TOOLS: "etc/initramfs-tools/hooks/fallthru"}

@@ -9,18 +9,15 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
-from overlay import syscalls
 from overlay.booting import files as bootfiles
 from tests.processes import PATIENCE
 
-__all__ = ["SHELLS", "Stage", "attached"]
+__all__ = ["SHELLS", "Stage"]
 
 SHELLS = {"dash": ("dash",), "busybox": ("busybox", "sh")}
 
@@ -91,20 +88,3 @@ class Stage:
         """The root mounted, and ``then`` run in it."""
         root = self.place / "root"
         return self.run(word, "mount", str(root), wrapped=f'"$@"\ncd {root}\n{then}')
-
-
-@contextmanager
-def attached(image: Path) -> Iterator[str]:
-    """A disk with ``image`` on it, for the length of a with block: a loop device's node."""
-    fd = os.open(image, os.O_RDWR)
-    try:
-        device, name = syscalls.loop_attach(fd, read_only=False)
-    finally:
-        os.close(fd)
-    try:
-        # A device keeps BLKROSET when it changes its image.
-        syscalls.blkroset(device, False)
-        yield name
-        syscalls.blkroset(device, False)
-    finally:
-        os.close(device)

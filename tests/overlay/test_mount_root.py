@@ -16,9 +16,10 @@ from pathlib import Path
 import pytest
 
 from overlay import kernel, mountinfo, profiles
+from overlay.spec.filesystems import attached
 from tests.conftest import Layers
 from tests.fsimages import IMAGE_PREFIX, MKFS, needs_filesystem
-from tests.overlay.bootstage import SHELLS, Stage, attached
+from tests.overlay.bootstage import SHELLS, Stage
 from tests.overlay.test_images import make_image
 from tests.running import REPOSITORY
 
