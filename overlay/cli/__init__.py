@@ -45,7 +45,7 @@ SUBCOMMANDS = {
     ),
     "check": ("Find damage in a top, and repair it.", "overlay.cli.check:check"),
     "prime": ("Copy directories up ahead of time, as fallthrus.", "overlay.cli.prime:prime"),
-    "precopy": ("Copy known files up ahead of time.", "overlay.cli.precopy:precopy"),
+    "precopy": ("Copy known files up ahead of time.", "tracer.cli.precopy:precopy"),
     "freeze": ("Make a bottom that cannot change.", "overlay.cli.freeze:freeze"),
     "trace": ("Record and show what copyup costs.", "tracer.cli:trace"),
     "report": ("Summarise traces; write a page with pictures.", "analysis.cli.report:report"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import json
 import subprocess
 import sys
@@ -31,6 +32,19 @@ def imported_by(*arguments: str) -> set[str]:
 @pytest.mark.parametrize("arguments", [["--help"], ["status"]], ids=" ".join)
 def test_starting_the_command_imports_nothing_heavy(arguments: list[str]) -> None:
     assert not imported_by(*arguments) & HEAVY
+
+
+@pytest.mark.parametrize(
+    ("package", "above"), [("overlay", {"tracer", "analysis"}), ("tracer", {"analysis"})]
+)
+def test_imports_point_one_way(package: str, above: set[str]) -> None:
+    """analysis → tracer → overlay; the command's tables name what is above, and import it late."""
+    for path in sorted((REPOSITORY / package).rglob("*.py")):
+        for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+            names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+            names += [node.module or ""] if isinstance(node, ast.ImportFrom) else []
+            wrong = above.intersection(name.partition(".")[0] for name in names)
+            assert not wrong, f"{path} imports {wrong}"
 
 
 EVERY = [*SUBCOMMANDS, *(f"trace {name}" for name in TRACE_SUBCOMMANDS)]
