@@ -10,7 +10,7 @@ import errno
 import os
 from typing import ClassVar, Final
 
-from overlay.text import printable
+from overlay.text import file_of
 
 __all__ = [
     "EXIT_ANSWER_IS_NO",
@@ -111,7 +111,8 @@ def of_disk(error: OSError) -> OperationFailed | None:
     """What to report where the cause is a disk and not the request; None for other causes."""
     if error.errno not in _OF_DISK:
         return None
-    where = "" if error.filename is None else f" ({printable(error.filename)})"
+    file = file_of(error)
+    where = "" if file is None else f" ({file})"
     return OperationFailed(
         f"{os.strerror(error.errno)}{where}", hint=_OF_DISK[error.errno], errno=error.errno
     )

@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 import os
 
-__all__ = ["human_bytes", "human_time", "printable"]
+__all__ = ["file_of", "human_bytes", "human_time", "printable"]
 
 
 def printable(path: str | bytes | os.PathLike[str]) -> str:
@@ -25,6 +25,12 @@ def printable(path: str | bytes | os.PathLike[str]) -> str:
     if text.isprintable():
         return text
     return "".join(_escape(char) for char in text)
+
+
+def file_of(error: OSError) -> str | None:
+    """The file that an error is about, printable; None where it has none, or a descriptor."""
+    name = error.filename
+    return None if name is None or isinstance(name, int) else printable(name)
 
 
 def _escape(char: str) -> str:

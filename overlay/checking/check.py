@@ -27,7 +27,7 @@ from overlay.layer import Layer
 from overlay.marks import MarkFamily
 from overlay.mountinfo import overlay_at
 from overlay.privilege import in_user_namespace
-from overlay.text import printable
+from overlay.text import file_of, printable
 from overlay.view import View
 
 __all__ = ["Report", "Suspect", "check", "suspect_at"]
@@ -93,7 +93,7 @@ def check(suspect: Suspect, *, notes: bool = False, workers: int | None = None) 
     try:
         return _check(suspect, family, notes, workers or len(os.sched_getaffinity(0)))
     except OSError as error:
-        where = "a layer" if error.filename is None else printable(error.filename)
+        where = file_of(error) or "a layer"
         raise OperationFailed(f"cannot read {where}", errno=error.errno or 0) from error
 
 

@@ -24,7 +24,7 @@ from overlay.cli.layers import (
     userxattr_option,
 )
 from overlay.errors import EXIT_ANSWER_IS_NO, OperationFailed
-from overlay.text import human_bytes, printable
+from overlay.text import file_of, human_bytes, printable
 
 if TYPE_CHECKING:
     from overlay.differences.changes import Change, Difference
@@ -160,7 +160,7 @@ def _view(trees: NamedLayers, against: str | None) -> Iterator[View]:
         except OSError as error:
             if isinstance(error, BrokenPipeError):
                 raise
-            where = "a layer" if error.filename is None else printable(error.filename)
+            where = file_of(error) or "a layer"
             raise OperationFailed(f"cannot read {where}", errno=error.errno or 0) from error
 
 

@@ -20,7 +20,7 @@ import click
 from overlay.cli.changelines import COLOURS, LETTERS, record
 from overlay.cli.wishes import Wishes
 from overlay.errors import FallthruError, OperationFailed, UsageError
-from overlay.text import human_bytes, printable
+from overlay.text import file_of, human_bytes, printable
 
 if TYPE_CHECKING:
     from overlay.differences.changes import Change
@@ -89,7 +89,7 @@ def _readable() -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        where = "a layer" if error.filename is None else printable(error.filename)
+        where = file_of(error) or "a layer"
         raise OperationFailed(f"cannot read {where}", errno=error.errno or 0) from error
 
 

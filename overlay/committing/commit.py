@@ -37,7 +37,7 @@ from overlay.newtree import new_tree
 from overlay.selection import EVERYTHING, Selection
 from overlay.site import Site, interrupted, opened
 from overlay.staging import Stage, open_bottom, stage_in
-from overlay.text import printable
+from overlay.text import file_of, printable
 from overlay.view import Node, View
 
 __all__ = [
@@ -166,7 +166,8 @@ def _to_be_repeated(what: str) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        where = "" if error.filename is None else f" ({printable(error.filename)})"
+        file = file_of(error)
+        where = "" if file is None else f" ({file})"
         raise OperationFailed(
             f"the {what} could not be finished{where}",
             hint="nothing is lost; run it again to go on",

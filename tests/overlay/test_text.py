@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import os
+from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from overlay.text import human_bytes, printable
+from overlay.text import file_of, human_bytes, printable
 
 
 @pytest.mark.parametrize(
@@ -61,3 +62,23 @@ def test_escaped_names_are_told_apart(left: bytes, right: bytes) -> None:
 )
 def test_sizes(count: int, shown: str) -> None:
     assert human_bytes(count) == shown
+
+
+def test_the_file_of_an_error(tmp_path: Path) -> None:
+    """Calls on a descriptor put its number where a name would be."""
+    name = tmp_path / "no\ndirectory"
+    name.touch()
+    fd = os.open(name, os.O_RDONLY)
+    try:
+        with pytest.raises(NotADirectoryError) as by_number:
+            os.listdir(fd)
+    finally:
+        os.close(fd)
+    with pytest.raises(NotADirectoryError) as by_name:
+        os.listdir(name)
+    with pytest.raises(OSError) as without:  # noqa: PT011
+        os.close(fd)
+    assert by_number.value.filename == fd
+    assert file_of(by_number.value) is None
+    assert file_of(without.value) is None
+    assert file_of(by_name.value) == printable(name)
