@@ -11,22 +11,20 @@ import errno
 import os
 from dataclasses import replace
 
-from overlay import conflicts, kernel, mountinfo, syscalls
+from overlay import conflicts, images, kernel, mountinfo, syscalls
 from overlay.errors import MountPointBusy, NoPrivilege, OperationFailed, Refused, UsageError
 from overlay.mountoptions import Request
 from overlay.profiles import DEFAULT, SOURCE_PREFIX, profile_named
 from overlay.text import printable
 
-__all__ = ["complete", "mount", "remount"]
+__all__ = ["complete", "is_mounted", "mount", "remount"]
 
 #: Sources that say nothing: an overlay has no device.
 _NO_SOURCE = frozenset({"", "none", "overlay", "fallthru"})
 
 
 def complete(request: Request, source: str, mount_point: str) -> Request:
-    """The request with its layers known; UsageError if one is missing, Refused for a writable
-    bottom in two steps (the bottom layer must be read-only, L232).
-    """
+    """The request with its layers known; UsageError if one is missing."""
     overlay = _of_source(request.overlay, source)
     if request.union:
         if overlay.bottoms:
@@ -41,7 +39,6 @@ def complete(request: Request, source: str, mount_point: str) -> Request:
                 hint="mount its file system elsewhere, and name a directory in it as the top",
                 errno=errno.ENOTDIR,
             )
-        _require_read_only(mount_point)
         overlay = replace(overlay, top=top, bottoms=(mount_point,))
     if not overlay.bottoms or not overlay.top:
         missing = "top" if overlay.bottoms else "bottom"
@@ -79,8 +76,33 @@ def _require_read_only(mount_point: str) -> None:
         )
 
 
+def is_mounted(request: Request, mount_point: str) -> bool:
+    """Whether what a complete request asks for is there, as for the second ``mount -a``.
+
+    mount(8) itself compares source and mount point.  The source of an overlay is its profile,
+    so what a line says in its options, or as the top of two steps, is compared here.
+    """
+    try:
+        there = mountinfo.overlay_at(mount_point)
+    except UsageError:
+        return False
+    asked = request.overlay
+    return (
+        there.source == profile_named(asked.profile).source
+        and _same(asked.top, there.top)
+        and (asked.work is None or _same(asked.work, there.work))
+        and _same_bottoms(asked, there)
+    )
+
+
 def mount(request: Request, mount_point: str) -> list[conflicts.Covered]:
-    """Mount a complete request; the mounts that the union covers."""
+    """Mount a complete request; the mounts that the union covers.
+
+    Besides the errors of :func:`overlay.kernel.mount`, Refused for a writable bottom in two
+    steps (the bottom layer must be read-only, L232).
+    """
+    if request.union:
+        _require_read_only(mount_point)
     return conflicts.mount(request.overlay, mount_point, allow_submounts=request.allow_submounts)
 
 
@@ -96,11 +118,8 @@ def remount(request: Request, mount_point: str) -> None:
     for role, (wanted, there) in named.items():
         if wanted and not _same(wanted, there):
             raise _cannot_change(role, mount_point)
-    bottoms = (*mounted.bottoms, *mounted.data_bottoms)
-    # In two steps the bottom has the overlay's own path, and cannot be seen any more.
-    if asked.bottoms and (
-        len(asked.bottoms) != len(bottoms) or not all(map(_same, asked.bottoms, bottoms))
-    ):
+    # In two steps no bottom is named: it has the overlay's own path.
+    if asked.bottoms and not _same_bottoms(asked, mounted):
         raise _cannot_change("bottoms", mount_point)
     wanted_bits = asked.attributes
     try:
@@ -126,6 +145,21 @@ def remount(request: Request, mount_point: str) -> None:
         raise OperationFailed(
             f"{printable(mount_point)} cannot be remounted", errno=number
         ) from None
+
+
+def _same_bottoms(asked: kernel.Overlay, there: mountinfo.OverlayMount) -> bool:
+    wanted, recorded = asked.bottoms, (*there.bottoms, *there.data_bottoms)
+    if asked.index is not None:
+        from overlay.priming import sharedindex  # most overlays have none
+
+        wanted = (sharedindex.layer_of(asked.index), *wanted)
+    return len(wanted) == len(recorded) and all(map(_same, wanted, map(_file_of, recorded)))
+
+
+def _file_of(recorded: str) -> str:
+    """The image that a bottom was attached from, or its directory."""
+    image = images.attached_as(recorded)
+    return recorded if image is None else image.file
 
 
 def _same(path: str, recorded: str | None) -> bool:

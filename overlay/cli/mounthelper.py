@@ -11,6 +11,7 @@ import sys
 
 from overlay.cli import report_error
 from overlay.errors import FallthruError, NoPrivilege, UsageError
+from overlay.text import printable
 
 __all__ = ["main"]
 
@@ -58,6 +59,10 @@ def _run(arguments: list[str]) -> None:
             mounthelper.remount(request, mount_point)
         return
     request = mounthelper.complete(request, source, mount_point)
+    if mounthelper.is_mounted(request, mount_point):
+        if "-v" in given:
+            print(f"mount.fallthru: {printable(mount_point)} is mounted already")
+        return
     if "-v" in given:
         print(f"mount.fallthru: {request.overlay.describe(mount_point)}")
     if "-f" in given:

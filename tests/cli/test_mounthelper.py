@@ -14,6 +14,7 @@ from overlay.errors import UsageError
 from overlay.mounthelper import complete
 from overlay.mountoptions import parse, split
 from tests.conftest import Layers, make_layers
+from tests.fsimages import make_image
 from tests.processes import PATIENCE
 from tests.running import fallthru
 
@@ -25,6 +26,11 @@ def run(*command: str | Path) -> subprocess.CompletedProcess[str]:
 def mount(layers: Layers, options: str = "", *flags: str) -> subprocess.CompletedProcess[str]:
     named = f"bottom={layers.bottom},top={layers.top}" + (f",{options}" if options else "")
     return run("mount", "-t", "fallthru", *flags, "-o", named, "none", layers.mnt)
+
+
+def mounted_at(mount_point: Path) -> list[str]:
+    """The types of what is mounted there, the uppermost last."""
+    return [each.fstype for each in mountinfo.read() if each.mount_point == str(mount_point)]
 
 
 def options_at(mount_point: Path) -> set[str]:
@@ -108,6 +114,49 @@ class TestMount:
             assert (done.returncode, done.stderr) == (0, "")
         finally:
             run("umount", layers.base / "mnt2", layers.mnt)
+
+    @pytest.mark.parametrize("kind", ["directory", "image", "index"])
+    def test_all_of_fstab_again(self, layers: Layers, tmp_path: Path, kind: str) -> None:
+        """What is mounted is known by its layers, whatever the first field says."""
+        (layers.bottom / "file").write_text("bottom")
+        bottom = str(layers.bottom)
+        if kind == "image":
+            bottom = str(tmp_path / "bottom.ext2")
+            make_image("ext2", Path(bottom), mkfs_options=("-d", str(layers.bottom)))
+        elif kind == "index":
+            index = layers.base / "index"
+            done = fallthru("prime", "--shared", "--bottom", bottom, "-o", index)
+            assert done.returncode == 0, done.stderr
+            bottom += f",shared-index={index},profile=fallthru"
+        fstab = tmp_path / "fstab"
+        fstab.write_text(f"none {layers.mnt} fallthru top={layers.top},bottom={bottom} 0 0\n")
+        try:
+            for _ in range(2):
+                done = run("mount", "-a", "-T", fstab)
+                assert (done.returncode, done.stderr) == (0, "")
+                assert mounted_at(layers.mnt) == ["overlay"]
+            assert (layers.mnt / "file").read_text() == "bottom"
+            # A remount by the line finds the same layers, too.
+            assert run("mount", "-T", fstab, "-o", "remount,ro", layers.mnt).returncode == 0
+            assert "ro" in options_at(layers.mnt)
+        finally:
+            for _ in mounted_at(layers.mnt):
+                run("umount", layers.mnt)
+
+    def test_other_layers_are_not_mounted_already(self, layers: Layers) -> None:
+        other = layers.base / "other"
+        other.mkdir()
+        assert mount(layers).returncode == 0
+        try:
+            assert "is mounted already" in mount(layers, "", "-v").stdout
+            for changed in (replace(layers, bottom=other), replace(layers, top=other)):
+                done = mount(changed)
+                assert done.returncode == 32
+                assert f"something is mounted at {layers.mnt} already" in done.stderr
+            assert mount(layers, "profile=throwaway").returncode == 32
+            assert mounted_at(layers.mnt) == ["overlay"]
+        finally:
+            run("umount", layers.mnt)
 
     def test_mounting_read_only(self, layers: Layers) -> None:
         done = mount(layers, "", "-r")
@@ -205,6 +254,25 @@ class TestTwoSteps:
             assert (layers.mnt / "file").read_text() == "bottom"
         finally:
             run("umount", "-R", layers.mnt)
+
+    def test_all_of_fstab_twice(self, layers: Layers, tmp_path: Path) -> None:
+        """Both steps as lines, as they are for a file system on a device."""
+        (layers.bottom / "file").write_text("bottom")
+        image = tmp_path / "bottom.ext2"
+        make_image("ext2", image, mkfs_options=("-d", str(layers.bottom)))
+        fstab = tmp_path / "fstab"
+        fstab.write_text(
+            f"{image} {layers.mnt} ext2 loop,ro 0 0\n{layers.top} {layers.mnt} fallthru union 0 0\n"
+        )
+        try:
+            for _ in range(2):
+                done = run("mount", "-a", "-T", fstab)
+                assert (done.returncode, done.stderr) == (0, "")
+                assert mounted_at(layers.mnt) == ["ext2", "overlay"]
+            assert (layers.mnt / "file").read_text() == "bottom"
+        finally:
+            for _ in mounted_at(layers.mnt):
+                run("umount", layers.mnt)
 
     def test_a_writable_bottom_is_refused(self, layers: Layers) -> None:
         done = run("mount", "-t", "fallthru", "-o", "union", layers.top, layers.mnt)
