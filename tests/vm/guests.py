@@ -26,6 +26,7 @@ import json
 import os
 import signal
 import subprocess
+import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -36,9 +37,22 @@ import pytest
 
 from overlay.spec import kernels
 from overlay.spec.runner import Result
+from tests.fsimages import IMAGE_PREFIX, make_image
 from tests.running import REPOSITORY
 
-__all__ = ["VM", "booted", "end_guests", "in_fresh_guest", "in_guest", "judged", "need", "serving"]
+__all__ = [
+    "VM",
+    "booted",
+    "clean",
+    "disk",
+    "end_guests",
+    "in_fresh_guest",
+    "in_guest",
+    "judged",
+    "need",
+    "seen_by",
+    "serving",
+]
 
 VM: Final = REPOSITORY / "scripts" / "vm"
 _BUILT_ON_DEMAND: Final = {"1": {"uml", "debian-6.12"}, "all": set(kernels.KERNELS)}
@@ -129,6 +143,16 @@ def in_guest(kernel: str, *command: str, seconds: int = 300) -> subprocess.Compl
     return _ask(kernel, command, seconds)
 
 
+def seen_by(module: str, kernel: str, seconds: int) -> dict[str, Any]:
+    """What a module of tests/vm saw, run in the shared guest: the JSON object that it prints."""
+    command = f"PYTHONPATH=. exec python3 -m tests.vm.{module}"
+    done = in_guest(kernel, "sh", "-c", command, seconds=seconds)
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)
+    assert isinstance(found, dict)
+    return found
+
+
 @functools.cache
 def _comes_up(kernel: str) -> bool:
     return _ask(kernel, ("true",), _BOOTING).returncode != _TIMED_OUT
@@ -214,6 +238,21 @@ def booted(
             check=False,
             timeout=_BUILDING + seconds,
         )
+
+
+@contextmanager
+def disk(label: str) -> Iterator[Path]:
+    """A disk for what is to be kept: an empty ext4 with that label."""
+    with tempfile.TemporaryDirectory(prefix=IMAGE_PREFIX) as scratch:
+        image = Path(scratch, label)
+        make_image("ext4", image, 256, ("-L", label))
+        yield image
+
+
+def clean(image: Path) -> bool:
+    """Whether the ext4 in ``image`` was unmounted or read-only at the end: no journal to replay."""
+    header = subprocess.run(["dumpe2fs", "-h", image], capture_output=True, text=True, check=True)
+    return "needs_recovery" not in header.stdout
 
 
 @functools.cache

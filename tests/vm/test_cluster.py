@@ -3,23 +3,18 @@
 from __future__ import annotations
 
 import functools
-import json
 from typing import Any
 
 import pytest
 
-from tests.vm.guests import in_guest
+from tests.vm.guests import seen_by
 
 pytestmark = pytest.mark.timeout(700)
 
 
 @functools.cache
 def cluster() -> dict[str, Any]:
-    done = in_guest("uml", "python", "-m", "tests.vm.cluster_job", seconds=500)
-    assert done.returncode == 0, done.stderr
-    answer = json.loads(done.stdout)
-    assert isinstance(answer, dict)
-    return answer
+    return seen_by("cluster_job", "uml", 500)
 
 
 def test_nodes_share_a_root_and_see_only_their_own_changes() -> None:

@@ -6,13 +6,12 @@ What the quotas let pass is seen in a guest, once (quota_in_guest.py); the tests
 from __future__ import annotations
 
 import errno
-import json
 import os
 from typing import Any
 
 import pytest
 
-from tests.vm.guests import in_guest
+from tests.vm.guests import seen_by
 
 pytestmark = pytest.mark.timeout(600)
 
@@ -28,12 +27,7 @@ EXCEEDED = {
 def seen(request: pytest.FixtureRequest) -> dict[str, Any]:
     if request.param != "uml" and os.environ.get("FALLTHRU_VM") != "all":
         pytest.skip("needs: FALLTHRU_VM=all, because it takes a minute")
-    command = "PYTHONPATH=. exec python3 -m tests.vm.quota_in_guest"
-    done = in_guest(request.param, "sh", "-c", command, seconds=500)
-    assert done.returncode == 0, done.stderr
-    found = json.loads(done.stdout)
-    assert isinstance(found, dict)
-    return found
+    return seen_by("quota_in_guest", request.param, 500)
 
 
 @pytest.mark.parametrize("disk", EXCEEDED)

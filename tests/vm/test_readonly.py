@@ -6,13 +6,12 @@ The development kernel permits no such program, so all is done in a guest, once
 
 from __future__ import annotations
 
-import json
 import os
 from typing import Any
 
 import pytest
 
-from tests.vm.guests import in_guest
+from tests.vm.guests import seen_by
 
 #: On two idle cores a run takes a minute and a half, most of it to compile the program.
 KERNELS = ("debian-6.12", "debian-6.1", "debian-7")
@@ -25,12 +24,7 @@ DONE, REFUSED = 0, 32  # exit codes of mount(8)
 def seen(request: pytest.FixtureRequest) -> dict[str, Any]:
     if request.param != KERNELS[0] and os.environ.get("FALLTHRU_VM") != "all":
         pytest.skip("needs: FALLTHRU_VM=all, because it takes minutes")
-    command = "PYTHONPATH=. exec python3 -m tests.vm.held_in_guest"
-    done = in_guest(request.param, "sh", "-c", command, seconds=800)
-    assert done.returncode == 0, done.stderr
-    found = json.loads(done.stdout)
-    assert isinstance(found, dict)
-    return found
+    return seen_by("held_in_guest", request.param, 800)
 
 
 def test_what_is_mounted_read_only_gets_really_so(seen: dict[str, Any]) -> None:
