@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
+import signal
 import struct
 import subprocess
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from enum import IntEnum
 from pathlib import Path
 
-from tests.fsimages import make_image, mounted_image
+import pytest
 
-__all__ = ["Cut", "Disks", "cut_power"]
+from overlay import syscalls
+from tests.fsimages import make_image, mounted_image
+from tests.running import in_child
+
+__all__ = ["Cut", "Disks", "cut_power", "while_reading"]
 
 #: EXT4_IOC_SHUTDOWN and XFS_IOC_GOINGDOWN are one number (fs/ext4/ext4.h, fs/xfs/libxfs/xfs_fs.h).
 _SHUTDOWN = 0x8004587D
@@ -37,6 +43,39 @@ def cut_power(mount_point: Path, cut: Cut) -> None:
         fcntl.ioctl(fd, _SHUTDOWN, struct.pack("I", cut))
     finally:
         os.close(fd)
+
+
+def while_reading(file: Path, action: Callable[[], object], cut: Callable[[], object]) -> str:
+    """What came of ``action``, in a child, with ``cut`` done when it began to read ``file``.
+
+    The reader waits meanwhile, by a permission event of fanotify(7).
+    """
+    class_content, access_perm, allow = 0x4, 0x20000, 0x1  # include/uapi/linux/fanotify.h
+    try:
+        group = syscalls.fanotify_init(syscalls.FAN_CLOEXEC | class_content)
+        syscalls.fanotify_mark(group, syscalls.FAN_MARK_ADD, access_perm, syscalls.AT_FDCWD, file)
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.ENOSYS):
+            raise
+        pytest.skip("needs: fanotify with permission events")
+    seen, tell = os.pipe()
+    watcher = os.fork()
+    if watcher == 0:
+        try:
+            (opened,) = struct.unpack_from("=16xi", os.read(group, 24))
+            cut()
+            os.write(tell, b"cut")
+            os.write(group, struct.pack("=iI", opened, allow))
+        finally:
+            os._exit(0)  # from now on nobody waits
+    os.close(tell)
+    os.close(group)
+    told = in_child(action)
+    os.kill(watcher, signal.SIGKILL)
+    os.waitpid(watcher, 0)
+    with open(seen, "rb") as pipe:
+        assert pipe.read() == b"cut", told
+    return told
 
 
 class Disks:

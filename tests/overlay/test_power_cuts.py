@@ -26,7 +26,7 @@ from tests.conftest import Layers
 from tests.fsimages import IMAGE_PREFIX, SHM
 from tests.overlay.committing import STUBS, change, whole, without_directory_times
 from tests.overlay.faults import crash_before, faulty, never
-from tests.powercuts import Cut, Disks
+from tests.powercuts import Cut, Disks, while_reading
 from tests.rawoverlay import overlay
 from tests.running import in_child
 from tests.treediff import Tree
@@ -156,8 +156,7 @@ def seen(layers: Layers) -> bytes:
         return (layers.mnt / "file").read_bytes()
 
 
-@KINDS
-@pytest.mark.parametrize(
+DRIVERS = pytest.mark.parametrize(
     "copies_up",
     [
         partial(engine_copies_up, sync=True),
@@ -166,6 +165,29 @@ def seen(layers: Layers) -> bytes:
     ],
     ids=["engine", "document", "fallthru"],
 )
+
+
+@KINDS
+@DRIVERS
+def test_half_a_copyup(base: Path, kind: str, copies_up: Callable[[Layers], None]) -> None:
+    """The copy was begun aside, and has no data yet."""
+    disks, layers = with_a_file(base, kind)
+    with disks.mounted():
+        told = while_reading(
+            layers.bottom / "file",
+            partial(copies_up, layers),
+            partial(disks.cut, {"disk": Cut.DATA_LOST}),
+        )
+    assert "Input/output error" in told
+    with disks.mounted():
+        assert list(layers.top.iterdir()) == []
+        assert seen(layers) == CONTENT
+        assert in_child(partial(copies_up, layers)) == "None"
+        assert seen(layers) == (layers.top / "file").read_bytes() == CONTENT
+
+
+@KINDS
+@DRIVERS
 def test_copyup(base: Path, kind: str, copies_up: Callable[[Layers], None]) -> None:
     """A copy that has its name has its data (document L105)."""
     disks, layers = with_a_file(base, kind)
