@@ -121,7 +121,8 @@ def _mount_helper() -> str:
     page.paragraph(
         "mount(8) runs this helper, which `fallthru install-helper` puts in /sbin, for the file "
         "system type fallthru. It checks what `fallthru mount` checks, and mounts with the "
-        "kernel's overlayfs. umount(8) needs no helper."
+        "kernel's overlayfs. What is mounted there already, of the same layers by the same "
+        "profile, is left as it is. umount(8) needs no helper."
     )
     page.section("Options")
     page.terms(MEANINGS.items())
@@ -131,7 +132,7 @@ def _mount_helper() -> str:
     page.section("Exit status")
     page.terms(
         (
-            ("0", "mounted"),
+            ("0", "mounted, now or before"),
             ("1", "a wrong invocation, or no privilege"),
             ("8", "interrupted"),
             ("32", "the mount failed"),
@@ -139,7 +140,10 @@ def _mount_helper() -> str:
     )
     page.section("Example")
     page.verbatim(
-        "# /etc/fstab\nnone /srv/www fallthru bottom=/usr/share/www,top=/var/lib/www.top 0 0"
+        "# /etc/fstab\nnone /srv/www fallthru bottom=/usr/share/www,top=/var/lib/www.top 0 0\n"
+        "# the same in two steps, of a bottom on a device\n"
+        "/dev/sdb1 /srv/www ext4 ro 0 0\n"
+        "/var/lib/www.top /srv/www fallthru union 0 0"
     )
     page.section("See also")
     page.paragraph("fallthru(1), fallthru-layer(5), mount(8), fstab(5), systemd.mount(5)")
