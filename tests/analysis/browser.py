@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from tests.processes import orphans_reaped
+from tests.processes import PATIENCE, orphans_reaped
 
 __all__ = ["Browser", "browser"]
 
@@ -75,7 +75,11 @@ def browser(scratch: Path) -> Iterator[Browser]:
             line = next(line for line in driver.stdout if "on port" in line and "success" in line)
             base = f"http://127.0.0.1:{line.rstrip().rstrip('.').rpartition(' ')[2]}"
             options = {"args": [*_ARGUMENTS, f"--user-data-dir={scratch / 'profile'}"]}
-            wanted = {"goog:chromeOptions": options, "goog:loggingPrefs": {"browser": "ALL"}}
+            wanted = {
+                "goog:chromeOptions": options,
+                "goog:loggingPrefs": {"browser": "ALL"},
+                "timeouts": {"script": PATIENCE * 1000, "pageLoad": PATIENCE * 1000},
+            }
             capabilities = {"capabilities": {"alwaysMatch": wanted}}
             session = _request("POST", f"{base}/session", capabilities)["sessionId"]
             window = Browser(f"{base}/session/{session}")
@@ -91,5 +95,5 @@ def _request(method: str, url: str, body: object = None) -> Any:
     data = None if body is None else json.dumps(body).encode()
     headers = {"Content-Type": "application/json"}
     request = urllib.request.Request(url, data=data, headers=headers, method=method)
-    with urllib.request.urlopen(request, timeout=120) as answer:
+    with urllib.request.urlopen(request, timeout=PATIENCE) as answer:
         return json.load(answer)["value"]

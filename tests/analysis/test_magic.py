@@ -24,7 +24,9 @@ import nbformat
 from nbclient import NotebookClient
 cells = [nbformat.v4.new_code_cell(text) for text in json.load(sys.stdin)]
 book = nbformat.v4.new_notebook(cells=cells)
-NotebookClient(book, timeout=120, kernel_name="python3", allow_errors=True).execute()
+NotebookClient(
+    book, timeout=240, startup_timeout=240, kernel_name="python3", allow_errors=True
+).execute()
 print(json.dumps([cell["outputs"] for cell in book.cells]))
 """
 

@@ -133,7 +133,7 @@ def test_stopping_asks_before_it_kills(bottom: Path, layers: Layers) -> None:
     )
     assert running.stdout is not None
     assert running.stdout.readline() == "ready\n"
-    ok("stop", "web")
+    ok("stop", "--timeout", "200", "web")  # what ends by itself is not waited for so long
     running.communicate()
     wait_gone(pid)
     assert running.returncode == 3
