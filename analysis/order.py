@@ -94,7 +94,9 @@ def ordered(values: Int64s, codes: npt.NDArray[np.integer], groups: int) -> Orde
     width = int(values.max()).bit_length() if len(values) else 0
     if len(values) and values.min() >= 0 and width + int(groups).bit_length() <= 63:
         # Group and value in one word: one sort of plain integers, four times as fast.
-        words = (codes.astype(np.int64) << width) | values
+        words = codes.astype(np.int64)
+        words <<= width
+        words |= values
         words.sort()
         words &= (1 << width) - 1
         return Ordered(words, starts, counts)

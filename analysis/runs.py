@@ -79,17 +79,24 @@ class Found:
         """
         try:
             metadata, table = read_part(part, names)
-        except NotATrace as error:
-            self.foreign += 1
-            self.damage.append(Damage(part, error.message))
-        except PartError as error:
-            self.damage.append(Damage(part, str(error)))
-        else:
-            self.metadata.append(metadata)
-            self.sound += 1
-            self.spans += 0 if table is None else table.num_rows
-            return table
-        return None
+        except (NotATrace, PartError) as error:
+            self.lose(part, error)
+            return None
+        self.keep(metadata, 0 if table is None else table.num_rows)
+        return table
+
+    def keep(self, metadata: RunMetadata, spans: int) -> None:
+        """One of the parts was read."""
+        self.metadata.append(metadata)
+        self.sound += 1
+        self.spans += spans
+
+    def lose(self, part: str, error: NotATrace | PartError) -> None:
+        """One of the parts could not be read."""
+        self.foreign += isinstance(error, NotATrace)
+        self.damage.append(
+            Damage(part, error.message if isinstance(error, NotATrace) else str(error))
+        )
 
     def check(self, *, counted: bool) -> None:
         """Once all parts were read: raises :class:`NotATrace` or :class:`UnreadableTrace` where

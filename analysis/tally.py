@@ -58,7 +58,7 @@ def tallied(
     """The tally of ``frame``, whose spans are in the groups ``codes`` of ``index``; ``rank`` is
     :func:`analysis.order.ordered` or :func:`analysis.sketch.sketched`."""
     count = len(index)
-    dur: Int64s = frame["dur"].to_numpy().astype("int64")
+    dur: Int64s = frame["dur"].to_numpy().view("int64")
     failed = frame["errno"].to_numpy() != 0
     return Tally(
         index,

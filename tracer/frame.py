@@ -14,7 +14,8 @@
 =============================  ==================================================
 
 A trace of ten million spans takes about 1.3 GB.  Joining tables first and converting them
-afterwards would need that again; here each part is converted as it is read and let go.
+afterwards would need that again, and so would joining pieces: each part is converted into its
+place in the whole column as it is read, and let go.
 """
 
 from __future__ import annotations
@@ -42,115 +43,141 @@ def category(codes: npt.NDArray[Any], values: Iterable[object]) -> pd.Categorica
 
 def frame_of(table: pa.Table) -> pd.DataFrame:
     """The rows of a table whose columns are of :data:`tracer.schema.SCHEMA`, as a frame."""
-    made = Columns(table.column_names)
-    made.add(table)
+    made = Columns(table.column_names, table.num_rows)
+    made.put(table, 0)
     return pd.DataFrame(made.series(), copy=False)
 
 
 class Columns:
-    """The columns ``names``: :meth:`add` takes the rows of a part, :meth:`series` joins all."""
+    """The columns ``names`` of ``rows`` rows: :meth:`put` takes those of a part, in any order and
+    from several threads at once, :meth:`series` gives all."""
 
-    def __init__(self, names: Iterable[str]) -> None:
-        self._made = {name: _builder(name) for name in names}
+    def __init__(self, names: Iterable[str], rows: int) -> None:
+        self._rows = rows
+        self._filled: list[tuple[int, int]] = []
+        self._made = {name: _builder(name, rows) for name in names}
 
-    def add(self, table: pa.Table) -> None:
-        """Append the rows of a table with exactly these columns in the schema's types."""
+    def put(self, table: pa.Table, first: int) -> None:
+        """The rows from ``first`` on: a table with exactly these columns in the schema's types."""
+        self._filled.append((first, first + table.num_rows))
         for name, builder in self._made.items():
+            at = first
             for chunk in table.column(name).chunks:
-                builder.add(chunk)
+                builder.put(chunk, at)
+                at += len(chunk)
 
     def series(self) -> dict[str, pd.Series[Any]]:
-        """The columns; their pieces are let go one by one, so this can be asked once."""
+        """The columns, without the rows that nobody has put; this can be asked once."""
+        filled = sorted(self._filled)
+        whole = sum(end - first for first, end in filled) == self._rows
+        kept = [slice(0, self._rows)] if whole else [slice(*each) for each in filled]
         return {
-            name: pd.Series(self._made.pop(name).done(), name=name, copy=False)
+            name: pd.Series(self._made.pop(name).done(kept), name=name, copy=False)
             for name in list(self._made)
         }
 
 
-def _builder(name: str) -> _Plain | _Nullable | _Category | _Text:
+def _builder(name: str, rows: int) -> _Plain | _Nullable | _Category | _Text:
     kind = SCHEMA.field(name).type
     if pa.types.is_dictionary(kind):
         return _Category()
     if pa.types.is_string(kind):
         return _Text()
-    return _Nullable() if name in _NULLABLE_INT else _Plain(kind)
+    return _Nullable(rows) if name in _NULLABLE_INT else _Plain(kind, rows)
 
 
-def _joined(pieces: list[npt.NDArray[Any]], kind: Any) -> npt.NDArray[Any]:
-    return np.concatenate(pieces) if pieces else np.empty(0, kind)
+def _kept(values: npt.NDArray[Any], kept: list[slice]) -> npt.NDArray[Any]:
+    return (
+        values[kept[0]]
+        if len(kept) == 1
+        else np.concatenate([values[:0], *(values[each] for each in kept)])
+    )
 
 
 class _Plain:
     """Numbers and times; what is null becomes NaT, which only times may be."""
 
-    def __init__(self, kind: pa.DataType) -> None:
+    def __init__(self, kind: pa.DataType, rows: int) -> None:
         self._zone = kind.tz if pa.types.is_timestamp(kind) else None
-        self._kind = "M8[ns]" if self._zone else kind.to_pandas_dtype()
-        self._pieces: list[npt.NDArray[Any]] = []
+        self._values = np.empty(rows, "M8[ns]" if self._zone else kind.to_pandas_dtype())
 
-    def add(self, chunk: pa.Array) -> None:
-        # A copy: a view would keep all of the part's columns alive.
-        self._pieces.append(np.array(chunk.to_numpy(zero_copy_only=False)))
+    def put(self, chunk: pa.Array, at: int) -> None:
+        self._values[at : at + len(chunk)] = chunk.to_numpy(zero_copy_only=False)
 
-    def done(self) -> Any:
-        values = _joined(self._pieces, self._kind)
+    def done(self, kept: list[slice]) -> Any:
+        values = _kept(self._values, kept)
         return pd.DatetimeIndex(values, copy=False, tz=self._zone) if self._zone else values
 
 
 class _Nullable:
-    """Integers that may be null and have to stay exact; nothing is kept of parts that tell none."""
+    """Integers that may be null and have to stay exact."""
 
-    def __init__(self) -> None:
-        self._pieces: list[npt.NDArray[Any]] = []
-        self._missing: list[npt.NDArray[Any]] = []
-        self._silent = 0  # rows before the first that tells something
+    def __init__(self, rows: int) -> None:
+        # Zeros that nobody touches take no memory: some columns tell nothing.
+        self._values = np.zeros(rows, np.int64)
+        self._missing = np.ones(rows, bool)
 
-    def add(self, chunk: pa.Array) -> None:
-        if not self._pieces:
-            if chunk.null_count == len(chunk):
-                self._silent += len(chunk)
-                return
-            self._pieces.append(np.zeros(self._silent, np.int64))
-            self._missing.append(np.ones(self._silent, bool))
-        self._pieces.append(np.array(chunk.fill_null(0).to_numpy(zero_copy_only=False)))
-        self._missing.append(chunk.is_null().to_numpy(zero_copy_only=False))
+    def put(self, chunk: pa.Array, at: int) -> None:
+        if chunk.null_count == len(chunk):
+            return
+        place = slice(at, at + len(chunk))
+        self._values[place] = chunk.fill_null(0).to_numpy(zero_copy_only=False)
+        if chunk.null_count:
+            self._missing[place] = chunk.is_null().to_numpy(zero_copy_only=False)
+        else:
+            self._missing[place] = False
 
-    def done(self) -> Any:
-        if not self._pieces:
-            # Zeros that nobody touches take no memory.
-            return pd.arrays.IntegerArray(
-                np.zeros(self._silent, np.int64), np.ones(self._silent, bool)
-            )
-        return pd.arrays.IntegerArray(np.concatenate(self._pieces), np.concatenate(self._missing))
+    def done(self, kept: list[slice]) -> Any:
+        return pd.arrays.IntegerArray(_kept(self._values, kept), _kept(self._missing, kept))
 
 
 class _Category:
-    """Words that repeat: every part has its own dictionary, the column one for all."""
+    """Words that repeat: every part has its own dictionary, the column one for all, in the order
+    of the rows."""
 
     def __init__(self) -> None:
-        self._pieces: list[npt.NDArray[Any]] = []
-        self._known: dict[str, int] = {}
+        self._pieces: dict[int, tuple[list[str], npt.NDArray[Any]]] = {}
 
-    def add(self, chunk: pa.DictionaryArray) -> None:
-        known = self._known
-        ours = [known.setdefault(word, len(known)) for word in chunk.dictionary.to_pylist()]
-        # The last place is for null, which -1 reaches from the other end.
-        codes = np.asarray([*ours, -1], dtype=np.min_scalar_type(-max(len(known), 1)))
-        self._pieces.append(codes[chunk.indices.fill_null(-1).to_numpy(zero_copy_only=False)])
+    def put(self, chunk: pa.DictionaryArray, at: int) -> None:
+        words = chunk.dictionary.to_pylist()
+        width = np.min_scalar_type(-max(len(words), 1))
+        if chunk.null_count == len(chunk):
+            codes = np.full(len(chunk), -1, width)
+        else:
+            indices = chunk.indices.fill_null(-1) if chunk.null_count else chunk.indices
+            codes = indices.to_numpy(zero_copy_only=False).astype(width)
+        self._pieces[at] = words, codes
 
-    def done(self) -> Any:
-        return category(_joined(self._pieces, np.int8), self._known)
+    def done(self, kept: list[slice]) -> Any:
+        known: dict[str, int] = {}
+        pieces = [self._pieces.pop(at) for at in sorted(self._pieces)]
+        places = [[known.setdefault(word, len(known)) for word in words] for words, _ in pieces]
+        made = np.empty(
+            sum(len(codes) for _, codes in pieces), np.min_scalar_type(-max(len(known), 1))
+        )
+        first = 0
+        for ours, (_, codes) in zip(places, pieces, strict=True):
+            place = slice(first, first := first + len(codes))
+            if ours != list(range(len(ours))):
+                # The last place is for null, which -1 reaches from the other end.
+                made[place] = np.asarray([*ours, -1], made.dtype).take(codes, mode="wrap")
+            else:
+                made[place] = codes
+        return category(made, known)
 
 
 class _Text:
-    """Paths, mostly told once each: Arrow keeps them as they were read, without an object each."""
+    """Paths, mostly told once each: Arrow keeps them, without an object each."""
+
+    #: What pandas would otherwise make of all of them at once, beside those that were read.
+    _KIND = pa.large_string()
 
     def __init__(self) -> None:
-        self._chunks: list[pa.Array] = []
+        self._chunks: dict[int, pa.Array] = {}
 
-    def add(self, chunk: pa.Array) -> None:
-        self._chunks.append(chunk)
+    def put(self, chunk: pa.Array, at: int) -> None:
+        self._chunks[at] = chunk.cast(self._KIND)
 
-    def done(self) -> Any:
-        chunks = pa.chunked_array(self._chunks, pa.string())
+    def done(self, kept: list[slice]) -> Any:
+        chunks = pa.chunked_array([self._chunks[at] for at in sorted(self._chunks)], self._KIND)
         return pd.array(chunks, dtype=pd.StringDtype("pyarrow"))

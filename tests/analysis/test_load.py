@@ -119,7 +119,8 @@ def test_an_empty_trace_loads(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("harm", ["cut", "flipped", "emptied", "replaced"])
 def test_a_damaged_part_costs_only_itself_and_is_reported(tmp_path: Path, harm: str) -> None:
-    parts = synthetic.write(tmp_path / "one", synthetic.columns(Workload(spans=300)), parts=3)
+    made = synthetic.columns(Workload(spans=300))
+    parts = synthetic.write(tmp_path / "one", made, parts=3)
     whole = Path(parts[1]).read_bytes()
     if harm == "cut":
         Path(parts[1]).write_bytes(whole[: len(whole) // 2])
@@ -131,7 +132,9 @@ def test_a_damaged_part_costs_only_itself_and_is_reported(tmp_path: Path, harm: 
     else:
         pq.write_table(pa.table({"x": [1]}), parts[1])
     trace = load(tmp_path / "one")
-    assert len(trace.frame) == 200
+    assert len(trace.frame) == trace.runs[0].spans == 200
+    for name in ("path", "comm", "size", "pid"):
+        assert trace.frame[name].tolist() == [*made[name][:100], *made[name][200:]], name
     assert [damage.path for damage in trace.damage] == [parts[1]]
     assert trace.damage[0].reason
 
