@@ -8,8 +8,6 @@ unless it is asked for.
 
 from __future__ import annotations
 
-import base64
-import hashlib
 import json
 from html import escape
 from importlib import resources, util
@@ -20,6 +18,7 @@ import pandas as pd
 
 from analysis import stats
 from analysis.load import Trace
+from analysis.markup import digest
 from analysis.panels import sample
 from overlay.errors import EnvironmentLacks
 from overlay.text import printable
@@ -70,12 +69,8 @@ def section(trace: Trace) -> tuple[str, str]:
         + f'</div><script type="application/json" id="explore-data">{safe}</script>'
         f"<script>{plotly}</script><script>{own}</script></section>"
     )
-    hashes = " ".join(f"'sha256-{_digest(script)}'" for script in (plotly, own))
+    hashes = f"{digest(plotly)} {digest(own)}"
     return markup, f"script-src {hashes}; img-src data: blob:"
-
-
-def _digest(script: str) -> str:
-    return base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
 
 
 def _controls() -> str:

@@ -16,7 +16,7 @@ from analysis.tables import duration, ratio
 from analysis.terminal import print_table
 from overlay.text import human_bytes, printable
 
-__all__ = ["as_data", "comparison_as_data", "show", "show_comparison"]
+__all__ = ["as_data", "columns_of", "comparison_as_data", "show", "show_comparison", "title_of"]
 
 Key = Sequence[str]
 
@@ -38,7 +38,7 @@ def show(survey: Survey, keys: Sequence[Key], *, top: int) -> None:
         click.secho(f"  incomplete: {lost:,} events lost, {unmatched:,} copyups given up", fg="red")
     for key in keys:
         found = survey.summarise(key)
-        print_table(tables.groups(found, key, _title(key), _columns(key), top=top))
+        print_table(tables.groups(found, key, title_of(key), columns_of(key), top=top))
     print_table(tables.phase_rows(survey.phases(), whole["spans"]))
 
 
@@ -57,10 +57,10 @@ def show_comparison(before: Survey, after: Survey, keys: Sequence[Key], *, top: 
     whole = fleet.ratios(before, after)
     for key in keys:
         slower = fleet.ratios(before, after, key).head(top)
-        title = f"Typical time {_title(key).lower()}"
-        print_table(tables.typical_times(whole, slower, title, _columns(key)))
+        title = f"Typical time {title_of(key).lower()}"
+        print_table(tables.typical_times(whole, slower, title, columns_of(key)))
         found = fleet.compare(before, after, key)
-        print_table(tables.changed(found, key, _title(key), _columns(key), top=top))
+        print_table(tables.changed(found, key, title_of(key), columns_of(key), top=top))
 
 
 def as_data(survey: Survey, keys: Sequence[Key], top: int) -> dict[str, Any]:
@@ -118,9 +118,11 @@ def _totals(survey: Survey) -> str:
     )
 
 
-def _columns(key: Key) -> tuple[str, ...]:
+def columns_of(key: Key) -> tuple[str, ...]:
+    """What the columns that name a group by ``key`` are called."""
     return tuple(_WORDS.get(name, name) for name in key)
 
 
-def _title(key: Key) -> str:
-    return f"By {' and '.join(_columns(key))}"
+def title_of(key: Key) -> str:
+    """The title of a table of groups by ``key``."""
+    return f"By {' and '.join(columns_of(key))}"

@@ -1,19 +1,11 @@
-"""The report as one HTML page that needs nothing else: style and pictures are in it.
-
-Every text that comes from a trace goes through :func:`_text`: names of files, processes and
-runs are chosen by whoever was traced.  A content security policy forbids the page
-to load or run anything, should that ever fail.
-"""
+"""The report as one HTML page that needs nothing else: style and pictures are in it."""
 
 from __future__ import annotations
 
 import datetime
 from collections.abc import Iterator
-from html import escape
-from importlib import resources
 
 import pandas as pd
-from matplotlib.figure import Figure
 
 from analysis import (
     lookupplots,
@@ -22,23 +14,20 @@ from analysis import (
     modelplots,
     plots,
     stats,
-    style,
     tables,
 )
 from analysis.compare import compare, overlap
 from analysis.findings import findings
 from analysis.load import Run, Trace
+from analysis.markup import document, figure, table, text, tiles, warnings
 from analysis.panels import points_shown
-from analysis.tables import Table, duration, ratio
-from overlay import __version__
-from overlay.text import human_bytes, printable
+from analysis.tables import duration, ratio
+from overlay.text import human_bytes
 from tracer.schema import PHASES
 
 __all__ = ["render"]
 
 Frame = pd.DataFrame
-
-_POLICY = "default-src 'none'; style-src 'unsafe-inline'; "
 
 
 def render(trace: Trace, *, top: int = 10, depth: int = 3, interactive: bool = False) -> str:
@@ -49,13 +38,13 @@ def render(trace: Trace, *, top: int = 10, depth: int = 3, interactive: bool = F
     """
     frames = {run.name: stats.copyups(trace.run(run.name)) for run in trace.runs}
     several = len(trace.runs) > 1
-    names = " against ".join(_text(run.name) for run in reversed(trace.runs))
+    names = " against ".join(text(run.name) for run in reversed(trace.runs))
     body = [
-        f"<header><h1>What copyup cost: {names if several else _text(trace.runs[0].name)}</h1>",
+        f"<header><h1>What copyup cost: {names if several else text(trace.runs[0].name)}</h1>",
         "<p class=sub>Each file of the bottom that is changed is copied to the top first. "
         "These are all the copies that were seen.</p>",
         *(_navigation(trace) if several else ()),
-        *_warnings(trace),
+        *warnings(trace.damage, trace.runs),
         '<div class="runs">',
         *(_facts(run) for run in trace.runs),
         "</div></header><main>",
@@ -63,7 +52,7 @@ def render(trace: Trace, *, top: int = 10, depth: int = 3, interactive: bool = F
     ]
     for number, run in enumerate(trace.runs):
         every = trace.run(run.name)
-        title = _text(run.name) if several else "The copyups"
+        title = text(run.name) if several else "The copyups"
         body.append(f'<section id="run-{number}"><h2>{title}</h2>')
         body.extend(_run(run, frames[run.name], every, number, top, depth))
         body.append("</section>")
@@ -74,45 +63,15 @@ def render(trace: Trace, *, top: int = 10, depth: int = 3, interactive: bool = F
         markup, policy = section(trace)
         body.append(markup)
     body.append("</main>")
-    css = resources.files(__package__).joinpath("page.css").read_text("utf-8")
-    return (
-        '<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8">\n'
-        f'<meta http-equiv="Content-Security-Policy" content="{_POLICY}{policy}">\n'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-        f"<title>Copyup: {names}</title>\n<style>\n{css}</style></head>\n<body>\n"
-        + "\n".join(body)
-        + f"\n<footer>Written by fallthru {_text(__version__)}. Times of processes that ran "
-        "side by side add up; percentiles interpolate between the nearest copyups.</footer>\n"
-        "</body></html>\n"
-    )
-
-
-def _text(value: object) -> str:
-    """Text from a trace, fit to stand anywhere in the page."""
-    return escape(printable(str(value)), quote=True)
+    precision = "percentiles interpolate between the nearest copyups"
+    return document(f"Copyup: {names}", body, policy=policy, precision=precision)
 
 
 def _navigation(trace: Trace) -> Iterator[str]:
     yield '<nav><a href="#comparison">Comparison</a>'
     for number, run in enumerate(trace.runs):
-        yield f'<a href="#run-{number}">{_text(run.name)}</a>'
+        yield f'<a href="#run-{number}">{text(run.name)}</a>'
     yield "</nav>"
-
-
-def _warnings(trace: Trace) -> Iterator[str]:
-    lines = [_text(damage) for damage in trace.damage]
-    for run in trace.runs:
-        name = _text(run.name)
-        if run.metadata.lost:
-            lines.append(f"{name}: {run.metadata.lost:,} events were lost while recording.")
-        if run.metadata.unmatched:
-            lines.append(f"{name}: {run.metadata.unmatched:,} copyups were seen but not completed.")
-        if run.metadata.ended_ns is None:
-            lines.append(f"{name}: the recording has no end; it was cut off.")
-    if lines:
-        yield '<div class="warning" role="alert"><strong>Not everything is here</strong><ul>'
-        yield from (f"<li>{line}</li>" for line in lines)
-        yield "</ul></div>"
 
 
 # The runs.
@@ -123,23 +82,23 @@ def _facts(run: Run) -> str:
     facts = [
         ("started", _moment(data.started_ns)),
         ("lasted", _elapsed(data.ended_ns - data.started_ns) if data.ended_ns else "unknown"),
-        ("command", f"<code>{_text(' '.join(map(str, data.command)))}</code>"),
-        ("host", f"{_text(data.hostname)}, kernel {_text(data.kernel)}"),
+        ("command", f"<code>{text(' '.join(map(str, data.command)))}</code>"),
+        ("host", f"{text(data.hostname)}, kernel {text(data.kernel)}"),
     ]
     for place, mount in data.mounts.items():
         bottoms = mount.get("bottoms")
         below = " over ".join(map(str, bottoms)) if isinstance(bottoms, list) else "unknown"
-        facts.append(("mount", f"<code>{_text(place)}</code>"))
-        facts.append(("layers", f"{_text(mount.get('top'))} over {_text(below)}"))
+        facts.append(("mount", f"<code>{text(place)}</code>"))
+        facts.append(("layers", f"{text(mount.get('top'))} over {text(below)}"))
         # A long list breaks after commas, not inside a name.
-        options = _text(mount.get("options", "")).replace(",", ",<wbr>")
+        options = text(mount.get("options", "")).replace(",", ",<wbr>")
         facts.append(("options", f"<code>{options}</code>"))
-    facts.append(("traced by", f"{_text(data.backend)}, fallthru {_text(data.tool_version)}"))
+    facts.append(("traced by", f"{text(data.backend)}, fallthru {text(data.tool_version)}"))
     facts.append(("spans", f"{run.spans:,}; {data.lost:,} events lost"))
     if not data.command:
         facts = [fact for fact in facts if fact[0] != "command"]
     items = "".join(f"<dt>{name}</dt><dd>{value}</dd>" for name, value in facts)
-    return f'<section class="run"><h3>{_text(run.name)}</h3><dl>{items}</dl></section>'
+    return f'<section class="run"><h3>{text(run.name)}</h3><dl>{items}</dl></section>'
 
 
 def _elapsed(ns: int) -> str:
@@ -156,10 +115,10 @@ def _moment(ns: int) -> str:
 
 
 def _run(run: Run, frame: Frame, every: Frame, number: int, top: int, depth: int) -> Iterator[str]:
-    yield _tiles(_key_figures(run, frame))
+    yield tiles(_key_figures(run, frame))
     other = tables.kinds(every)
     if other is not None:
-        yield _table(other)
+        yield table(other)
     yield from _lookups(run, number)
     if frame.empty:
         yield "<p>No copyup was recorded: nothing on the bottom was changed, or the filters "
@@ -168,21 +127,21 @@ def _run(run: Run, frame: Frame, every: Frame, number: int, top: int, depth: int
     found = findings(frame)
     if found:
         yield "<h3>What stands out</h3><ul class=findings>"
-        yield from (f"<li><b>{_text(one.what)}</b><span>{_text(one.why)}</span>" for one in found)
+        yield from (f"<li><b>{text(one.what)}</b><span>{text(one.why)}</span>" for one in found)
         yield "</ul>"
     yield from _pictures(run, frame, number, top, depth)
     for key, title, first in tables.GROUPINGS:
         if key not in ("mount", "how", "ftype") or frame[key].nunique() > 1:
-            yield _table(tables.by(frame, key, title, first, top=top, depth=depth))
+            yield table(tables.by(frame, key, title, first, top=top, depth=depth))
         if key == "size":
-            yield _table(tables.phases(frame))
-    yield _table(tables.files(frame, top=top))
+            yield table(tables.phases(frame))
+    yield table(tables.files(frame, top=top))
 
 
 def _lookups(run: Run, number: int) -> Iterator[str]:
     found = lookups.counted(run.metadata.latencies)
     if any(one.kind == "lookup" for one in found):
-        yield _figure(
+        yield figure(
             lookupplots.outcomes(found),
             "Lookup outcomes by layers",
             "Names that were looked for in the layers, as nothing was known of them yet. Above: "
@@ -192,9 +151,9 @@ def _lookups(run: Run, number: int) -> Iterator[str]:
             f"run-{number}-lookups",
         )
     if found:
-        yield _table(tables.lookups(found))
+        yield table(tables.lookups(found))
     elif not lookups.seen(run):
-        backend = _text(run.metadata.backend)
+        backend = text(run.metadata.backend)
         yield f"<p class=note>Lookups and listings: the backend {backend} cannot see them.</p>"
 
 
@@ -214,19 +173,11 @@ def _key_figures(run: Run, frame: Frame) -> list[tuple[str, str, str]]:
     ]
 
 
-def _tiles(figures: list[tuple[str, str, str]]) -> str:
-    items = (
-        f'<li><b class="{kind}">{_text(value)}</b><span>{_text(what)}</span></li>'
-        for value, what, kind in figures
-    )
-    return f'<ul class="tiles">{"".join(items)}</ul>'
-
-
 def _pictures(run: Run, frame: Frame, number: int, top: int, depth: int) -> Iterator[str]:
     told = frame[list(PHASES)].notna().any(axis=1)
     untold = int((~told).sum())
     left_out = f" {untold:,} copyups tell no phase and are not in it." if untold else ""
-    yield _figure(
+    yield figure(
         plots.latency(frame),
         "Time by file size",
         "Each point is one copyup. Where the cloud is flat, a copyup costs the same whatever the "
@@ -234,7 +185,7 @@ def _pictures(run: Run, frame: Frame, number: int, top: int, depth: int) -> Iter
         "Points far above the cloud waited for something else." + _sampled(frame),
         f"run-{number}-latency",
     )
-    yield _figure(
+    yield figure(
         modelplots.fitted(frame),
         "What a copyup costs",
         "The typical time, fitted: a fixed part, and one that grows with the bytes; from the knee "
@@ -242,7 +193,7 @@ def _pictures(run: Run, frame: Frame, number: int, top: int, depth: int) -> Iter
         "something else.",
         f"run-{number}-model",
     )
-    yield _figure(
+    yield figure(
         plots.phase_bars(frame),
         "Where the time goes",
         "Left: what a copyup of that size spends its time on. Right: how much time such "
@@ -250,7 +201,7 @@ def _pictures(run: Run, frame: Frame, number: int, top: int, depth: int) -> Iter
         f"or was not told.{left_out}",
         f"run-{number}-phases",
     )
-    yield _figure(
+    yield figure(
         plots.distribution(frame),
         "Distribution",
         "How many copyups took no longer than the time below: the further left a curve, "
@@ -258,38 +209,38 @@ def _pictures(run: Run, frame: Frame, number: int, top: int, depth: int) -> Iter
         f"run-{number}-distribution",
     )
     if frame["comm"].nunique() > 1:
-        yield _figure(
+        yield figure(
             maps.multiples(frame),
             "By process",
             "The same scales for each of the processes with most time.",
             f"run-{number}-multiples",
         )
-    yield _figure(
+    yield figure(
         maps.heat_map(frame),
         "When it was slow",
         "Darker is more copyups. A band that climbs, or splits, is a top that slows down.",
         f"run-{number}-heat",
     )
-    yield _figure(
+    yield figure(
         plots.timeline(frame),
         "Over time",
         "Steps of equal length from the first copyup to the last. A tall stroke over a quiet "
         "median is a single slow copyup; a median that climbs is a top that cannot keep up.",
         f"run-{number}-timeline",
     )
-    yield _figure(
+    yield figure(
         plots.top_groups(frame, top, depth),
         "Who and where",
         "Time in copyup, number of copyups, and data copied.",
         f"run-{number}-groups",
     )
-    yield _figure(
+    yield figure(
         maps.icicle(frame),
         "Where the data went",
         "Bytes copied up, each row one directory deeper; widths are in proportion.",
         f"run-{number}-icicle",
     )
-    yield _figure(
+    yield figure(
         plots.top_files(frame, top),
         "Files",
         "The files that cost most; the table below names who touched them.",
@@ -302,12 +253,6 @@ def _sampled(frame: Frame) -> str:
     return f" {shown:,} of {len(frame):,} are drawn, the slowest among them." * (shown < len(frame))
 
 
-def _figure(picture: Figure, title: str, caption: str, key: str) -> str:
-    drawn = style.svg(picture, title, caption, key=key)
-    below = f"<figcaption>{escape(caption)}</figcaption>"
-    return f"<figure><h3>{escape(title)}</h3>{drawn}{below}</figure>"
-
-
 # Comparison.
 
 
@@ -317,13 +262,13 @@ def _comparison(trace: Trace, frames: dict[str, Frame], top: int) -> Iterator[st
     yield '<section id="comparison">'
     for run in others:
         after = frames[run.name]
-        yield f"<h2>What {_text(run.name)} saves against {_text(first.name)}</h2>"
+        yield f"<h2>What {text(run.name)} saves against {text(first.name)}</h2>"
         yield (
-            f"<p class=sub>Before: <strong>{_text(first.name)}</strong>. "
-            f"After: <strong>{_text(run.name)}</strong>.</p>"
+            f"<p class=sub>Before: <strong>{text(first.name)}</strong>. "
+            f"After: <strong>{text(run.name)}</strong>.</p>"
         )
         yield from _saved(before, after)
-    yield _figure(
+    yield figure(
         plots.compare(frames),
         "Side by side",
         "The same scales throughout. Above, each copyup; below, all time by file size and phase: "
@@ -333,10 +278,10 @@ def _comparison(trace: Trace, frames: dict[str, Frame], top: int) -> Iterator[st
     for run in others:
         after = frames[run.name]
         if len(others) > 1:
-            yield f"<h2>{_text(run.name)} against {_text(first.name)}</h2>"
-        yield _table(tables.typical(before, after, "op", "Typical time", "system call"))
+            yield f"<h2>{text(run.name)} against {text(first.name)}</h2>"
+        yield table(tables.typical(before, after, "op", "Typical time", "system call"))
         for key, title, column in tables.GROUPINGS[2:4]:
-            yield _table(tables.changes(before, after, key, title, column, top=top))
+            yield table(tables.changes(before, after, key, title, column, top=top))
     yield "</section>"
 
 
@@ -347,7 +292,7 @@ def _saved(before: Frame, after: Frame) -> Iterator[str]:
     less = first / second if second else float("nan")
     times = f"time in copyup: {duration(row['time_before'])} → {duration(row['time_after'])}"
     sizes = f"data copied: {human_bytes(first)} → {human_bytes(second)}"
-    yield _tiles(
+    yield tiles(
         [
             (ratio(row["time_ratio"]), times, _kind(time.value)),
             (duration(abs(time)), _words("time", time.value), _kind(time.value)),
@@ -372,27 +317,3 @@ def _words(what: str, saved: int) -> str:
 
 def _kind(saved: int) -> str:
     return "good" if saved > 0 else "bad" if saved < 0 else ""
-
-
-# Tables.
-
-
-def _table(table: Table) -> str:
-    kinds = ["text" if at < table.texts else "" for at in range(len(table.columns))]
-    head = "".join(
-        f'<th scope="col" class="{kind}">{_text(name)}</th>'
-        for name, kind in zip(table.columns, kinds, strict=True)
-    )
-    rows = []
-    for row in table.rows:
-        cells = [
-            f'<td class="{kind}">{_text(cell)}</td>'
-            for cell, kind in zip(row[1:], kinds[1:], strict=True)
-        ]
-        rows.append(f'<tr><th scope="row" class="text">{_text(row[0])}</th>{"".join(cells)}</tr>')
-    paths = ' class="paths"' if table.paths else ""
-    note = f'<p class="note">{_text(table.note)}</p>' if table.note else ""
-    return (
-        f'<h3>{_text(table.title)}</h3><div class="scroll"><table{paths}><thead><tr>{head}'
-        f"</tr></thead><tbody>{''.join(rows)}</tbody></table></div>{note}"
-    )

@@ -47,6 +47,7 @@ _BY = ("host", "op", "process")
     metavar="ADDRESS",
     help="Use this Dask cluster (tcp://HOST:8786); without, a process for each processor.",
 )
+@click.option("-o", "--output", metavar="PAGE.html", type=click.Path(), help="Write a page here.")
 @top_option
 @depth_option("Names of a path that make its directory.")
 @json_option
@@ -59,6 +60,7 @@ def fleet(
     fail_above: float | None,
     engine: str | None,
     scheduler: str | None,
+    output: str | None,
     top: int,
     depth: int,
     as_json: bool,
@@ -74,6 +76,7 @@ def fleet(
     Examples:
       fallthru fleet /srv/traces
       fallthru fleet s3://bucket/traces --by host,op --by directory
+      fallthru fleet /srv/traces -o fleet.html
       fallthru fleet /srv/traces --engine dask
       fallthru fleet s3://bucket/traces --scheduler tcp://dask:8786 --json
       fallthru fleet --compare '/srv/traces/*/run=1' '/srv/traces/*/run=2' --fail-above 1.10
@@ -85,12 +88,19 @@ def fleet(
     if scheduler is not None and engine == "pandas":
         raise click.UsageError("--scheduler is for the engine dask.")
     from analysis.fleet import past, survey
+    from analysis.report import check_target, write_atomically
 
+    more: list[tuple[str, ...]] = [("op",)]
+    if output is not None:
+        from analysis.fleetpage import KEYS, render
+
+        check_target(output)
+        more += KEYS
     keys = [tuple(filter(None, key.split(","))) for key in by or _BY]
     surveys = [
         survey(
             names,
-            [*keys, ("op",)],
+            [*keys, *more],
             depth=depth,
             engine=engine or ("dask" if scheduler else "pandas"),
             scheduler=scheduler,
@@ -99,7 +109,7 @@ def fleet(
     ]
     failed = past(surveys[0], surveys[1], fail_above) if fail_above is not None else []
     if as_json:
-        emit_json(_as_data(surveys, keys, top, failed))
+        emit_json(_as_data(surveys, keys, top, failed) | {"page": output})
     else:
         from analysis.fleetshow import show, show_comparison
 
@@ -107,6 +117,10 @@ def fleet(
             show_comparison(surveys[0], surveys[1], keys, top=top)
         else:
             show(surveys[0], keys, top=top)
+    if output is not None:
+        write_atomically(output, render(surveys, keys, top=top))
+        if not as_json:
+            click.echo(f"\nThe page is {click.format_filename(output)}")
     if fail_above is not None:
         tell_past(failed, fail_above)
     end(context, [one for each in surveys for one in each.damage], failed=bool(failed))

@@ -80,14 +80,15 @@ def page_of(directory: Path, *others: Path) -> tuple[str, Page]:
     return html, Page(html)
 
 
-def assert_self_contained(html: str, page: Page) -> None:
+def assert_self_contained(html: str, page: Page, scripts: int = 0) -> None:
     for tag, name, value in page.attributes:
         if name in FETCHING:
             assert value.startswith(("#", "data:image/png;base64,")), (tag, name, value[:80])
         assert not name.startswith("on"), (tag, name)
         for target in re.findall(r"url\(([^)]*)\)", value):
             assert target.startswith("#"), (tag, name, value)
-    assert not {"script", "iframe", "object", "embed", "link", "base", "form"} & set(page.tags)
+    assert not {"iframe", "object", "embed", "link", "base"} & set(page.tags)
+    assert page.tags.count("script") == page.tags.count("form") == scripts
     style_block = html[html.index("<style>") : html.index("</style>")]
     assert "url(" not in style_block
     assert "@import" not in style_block
