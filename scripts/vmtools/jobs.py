@@ -21,7 +21,16 @@ from typing import BinaryIO
 
 from .errors import GuestDied
 
-__all__ = ["CHECKOUT", "TIMED_OUT", "Start", "last_words", "machine", "prepare", "run"]
+__all__ = [
+    "CHECKOUT",
+    "TIMED_OUT",
+    "Start",
+    "last_words",
+    "machine",
+    "out_of_time",
+    "prepare",
+    "run",
+]
 
 #: The checkout that this file belongs to.
 CHECKOUT = Path(__file__).resolve().parent.parent.parent
@@ -55,7 +64,7 @@ def run(start: Start, command: Sequence[str], *, timeout: float) -> int:
                 except subprocess.TimeoutExpired:
                     copy()
                 if time.monotonic() > deadline:
-                    print(f"vm: ended after {timeout:.0f} s", file=sys.stderr)
+                    print(f"vm: {out_of_time(job, timeout)}", file=sys.stderr)
                     return TIMED_OUT
             copy()
         return _status(job)
@@ -139,6 +148,15 @@ def _status(job: Path) -> int:
 
 def last_words(job: Path) -> str:
     """What to say of a guest that died: the end of its console."""
+    return f"the guest died before its command ended; {_console(job)}"
+
+
+def out_of_time(job: Path, seconds: float) -> str:
+    """What to say of one that was ended."""
+    return f"ended after {seconds:.0f} s; {_console(job)}"
+
+
+def _console(job: Path) -> str:
     console = (job / "console").read_text("utf-8", "replace").strip().splitlines()
     last = "\n  ".join(console[-12:]) or "it said nothing"
-    return f"the guest died before its command ended; its last words:\n  {last}"
+    return f"its last words:\n  {last}"

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import TextIO
 
 from .errors import GuestDied
-from .jobs import TIMED_OUT, Start, last_words, machine, prepare
+from .jobs import TIMED_OUT, Start, last_words, machine, out_of_time, prepare
 
 __all__ = ["Answer", "Guest", "serve"]
 
@@ -74,7 +74,7 @@ class Guest:
             if ended:
                 return self._lost(job, GuestDied.exit_code, last_words(self._place))
             if time.monotonic() > deadline:
-                return self._lost(job, TIMED_OUT, f"ended after {timeout:.0f} s")
+                return self._lost(job, TIMED_OUT, out_of_time(self._place, timeout))
             time.sleep(0.02)
         return _answer(job, int((job / "status").read_text()))
 

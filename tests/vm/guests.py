@@ -216,7 +216,7 @@ def booted(
     bottoms: tuple[str, ...],
     disks: tuple[Path, ...] = (),
     maker: str = "initramfs-tools",
-    seconds: int = 400,
+    seconds: int = 800,
 ) -> subprocess.CompletedProcess[str]:
     """The finished command, run in a Debian that booted on the overlay that ``word`` asks for.
 

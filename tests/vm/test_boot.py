@@ -12,7 +12,7 @@ import pytest
 
 from tests.vm.guests import booted, clean, disk
 
-pytestmark = pytest.mark.timeout(1500)
+pytestmark = pytest.mark.timeout(2400)  # guards a hang only
 LAYERS = "/run/initramfs/fallthru"
 
 # The machine's own Python: the checkout's environment is of another version.

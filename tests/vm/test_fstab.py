@@ -9,7 +9,7 @@ import pytest
 from tests.fsimages import mounted_image
 from tests.vm.guests import booted, clean, disk
 
-pytestmark = pytest.mark.timeout(1500)
+pytestmark = pytest.mark.timeout(2400)  # guards a hang only
 
 # As a package puts fallthru there; then an overlay in fstab, one in two steps, and a unit.  Their
 # tops are on a disk of their own.  prepare.service is between the two: it makes what the overlays

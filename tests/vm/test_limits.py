@@ -8,7 +8,8 @@ import pytest
 
 from tests.vm.guests import in_guest
 
-#: A dozen commands, one after the other, under emulation.
+#: A dozen commands, one after the other, under emulation: four minutes on two cores that eight
+#: others want, too.
 pytestmark = pytest.mark.timeout(900)
 
 #: busybox reads into one buffer of the size that dd is told, and forks in its shell.

@@ -86,7 +86,9 @@ def test_shared_guests_end_when_told() -> None:
 
 
 def test_time_runs_out() -> None:
-    assert in_fresh_guest("uml", "sleep", "1000", seconds=6).returncode == 124
+    done = in_fresh_guest("uml", "sleep", "1000", seconds=6)
+    assert done.returncode == 124
+    assert done.stderr.startswith("vm: ended after 6 s; its last words:\n")
     assert _orphans_end() >= 0  # it may not have come far on a slow machine
 
 
