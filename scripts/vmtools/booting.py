@@ -77,7 +77,7 @@ MAKERS: dict[str, str] = {
         mkinitramfs -o /tmp/initramfs {release}
     """,
     "dracut": """
-        dracut --quiet --no-hostonly --no-hostonly-cmdline --gzip --add-drivers '{modules}' \\
+        dracut --quiet --no-hostonly --no-hostonly-cmdline --gzip --drivers '{modules}' \\
             --omit 'systemd systemd-initrd dracut-systemd plymouth nvdimm lunmask' \\
             --kver {release} /tmp/initramfs
     """,
