@@ -107,11 +107,11 @@ def opened_by(open_file: Callable[[], int]) -> Content:
     return opened
 
 
-def check_name(item: Item) -> None:
+def check_name(path: bytes) -> None:
     """Refused for a name that would be read as a whiteout."""
-    if item.path.rpartition(b"/")[2].startswith(WHITEOUT_PREFIX):
+    if path.rpartition(b"/")[2].startswith(WHITEOUT_PREFIX):
         raise Refused(
-            f"{printable(item.path)} would be read as a whiteout",
+            f"{printable(path)} would be read as a whiteout",
             hint="rename it, or export with --format overlay",
         )
 

@@ -108,7 +108,7 @@ class AufsNames:
         return attribute
 
     def check(self, item: Item) -> None:
-        check_name(item)
+        check_name(item.path)
 
 
 def _touch(dirfd: int, name: bytes) -> None:

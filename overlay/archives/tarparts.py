@@ -22,6 +22,7 @@ from overlay.archives.tarwrite import (
     headers,
     opaque_mark,
     padding,
+    plain_headers,
     whiteout,
     write_content,
 )
@@ -203,24 +204,25 @@ class _Parts:
                 return []
             self._count()
             return [whiteout(path)]
-        if stat.S_ISSOCK(st.st_mode):
+        kind = st.st_mode & 0o170000
+        if kind == stat.S_IFSOCK:
             self._sockets += 1
             return []
         self._count()
-        item = of_stat(path, st)
-        check_name(item)
-        if item.is_dir:
-            return [headers(item), _Spot(path)]
-        if stat.S_ISLNK(st.st_mode):
-            item.target = os.readlink(base + name)
-        if st.st_nlink > 1:
-            return [_Later(item, (st.st_dev, st.st_ino), Place(0, path))]
-        if item.size > _SMALL:
-            return [_Later(item, None, Place(0, path))]
-        if not item.size:
-            return [headers(item)]
-        self._seen += item.size // _COUNTED
-        return [headers(item), _content(base + name, item), padding(item.size)]
+        check_name(path)
+        if kind == stat.S_IFDIR:
+            return [plain_headers(path, st), _Spot(path)]
+        target = os.readlink(base + name) if kind == stat.S_IFLNK else b""
+        size = st.st_size if kind == stat.S_IFREG else 0
+        if st.st_nlink > 1 or size > _SMALL:
+            item = of_stat(path, st)
+            item.target = target
+            inode = (st.st_dev, st.st_ino) if st.st_nlink > 1 else None
+            return [_Later(item, inode, Place(0, path))]
+        if not size:
+            return [plain_headers(path, st, target)]
+        self._seen += size // _COUNTED
+        return [plain_headers(path, st), _content(base + name, path, size), padding(size)]
 
     def _general(self, child: Child) -> list[_Piece]:
         item, node, whole = child
@@ -231,7 +233,7 @@ class _Parts:
             self._sockets += 1
             return []
         self._count()
-        check_name(item)
+        check_name(item.path)
         if not node.is_dir:
             inode = (node.st.st_dev, node.st.st_ino) if node.st.st_nlink > 1 else None
             # How to open it cannot be sent.
@@ -244,16 +246,16 @@ class _Parts:
         return pieces
 
 
-def _content(path: bytes, item: Item) -> bytes:
-    """The content of a small file."""
+def _content(name: bytes, path: bytes, size: int) -> bytes:
+    """The content of the small file ``path`` of the layer, reached by ``name``."""
     # Whatever it has become meanwhile, a fifo must not make us wait.
-    fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    fd = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
     try:
         data = b""
-        while len(data) < item.size:
-            more = os.read(fd, item.size - len(data))
+        while len(data) < size:
+            more = os.read(fd, size - len(data))
             if not more:
-                raise became_shorter(item.path)
+                raise became_shorter(path)
             data += more
         return data
     finally:

@@ -10,11 +10,12 @@ from __future__ import annotations
 
 import os
 import stat
+import zlib
 from collections.abc import Callable
 from functools import lru_cache
 from typing import Final, NamedTuple
 
-from overlay.archives.item import OPAQUE_NAME, WHITEOUT_PREFIX, Item
+from overlay.archives.item import OPAQUE_NAME, WHITEOUT_PREFIX, Item, of_stat
 from overlay.errors import OperationFailed
 from overlay.text import printable
 
@@ -24,6 +25,7 @@ __all__ = [
     "headers",
     "opaque_mark",
     "padding",
+    "plain_headers",
     "whiteout",
     "write_content",
 ]
@@ -40,6 +42,7 @@ _TYPES: Final = {
     stat.S_IFDIR: b"5",
     stat.S_IFIFO: b"6",
 }
+_DEVICES: Final = (stat.S_IFCHR, stat.S_IFBLK)
 _MARK: Final = stat.S_IFREG | 0o644
 #: The largest numbers in 7 and 11 octal digits.
 _MAX_ID, _MAX_SIZE = 0o7777777, 0o77777777777
@@ -49,7 +52,10 @@ _USTAR: Final = b"ustar\00000".ljust(72, b"\0")
 def whiteout(path: bytes) -> bytes:
     """The entry that hides ``path``."""
     above, slash, name = path.rpartition(b"/")
-    return headers(Item(above + slash + WHITEOUT_PREFIX + name, mode=_MARK))
+    path = above + slash + WHITEOUT_PREFIX + name
+    if len(path) > 100 or not path.isascii():
+        return headers(Item(path, mode=_MARK))
+    return _header(path, _MARK_OWNER, _NO_NUMBERS, _MARK_REST)
 
 
 def opaque_mark(path: bytes) -> bytes:
@@ -81,15 +87,50 @@ def headers(item: Item) -> bytes:
         for name, value in item.xattrs.items():
             records.append((b"SCHILY.xattr." + os.fsencode(name), value))
     owner = _owner(stat.S_IMODE(item.mode), min(item.uid, _MAX_ID), min(item.gid, _MAX_ID))
-    times = (min(size, _MAX_SIZE), min(max(seconds, 0), _MAX_SIZE))
-    header = _header(path, owner, times, _rest(typeflag, target[:100], item.rdev))
+    numbers = b"%011o\0%011o\0" % (min(size, _MAX_SIZE), min(max(seconds, 0), _MAX_SIZE))
+    header = _header(path, owner, numbers, _rest(typeflag, target[:100], item.rdev))
     if not records:
         return header
     body = b"".join([_record(*record) for record in sorted(records)])
     above = b"PaxHeaders/" + path.rstrip(b"/")[-80:]
-    return (
-        _header(above, _PAX_OWNER, (len(body), 0), _PAX_REST) + body + padding(len(body)) + header
-    )
+    extended = _header(above, _PAX_OWNER, _pax_numbers(len(body)), _PAX_REST)
+    return extended + body + padding(len(body)) + header
+
+
+def plain_headers(path: bytes, st: os.stat_result, target: bytes = b"") -> bytes:
+    """:func:`headers` of what has no attributes and no other name, from its lstat.
+
+    Nearly everything is so, and fits into a header but for its nanoseconds.
+    """
+    mode = st.st_mode
+    kind = mode & 0o170000
+    name = path + b"/" if kind == stat.S_IFDIR else path
+    size = st.st_size if kind == stat.S_IFREG else 0
+    seconds, nanoseconds = divmod(st.st_mtime_ns, 10**9)
+    if not (
+        len(name) <= 100
+        and len(target) <= 100
+        and st.st_uid <= _MAX_ID
+        and st.st_gid <= _MAX_ID
+        and size <= _MAX_SIZE
+        and 0 <= seconds <= _MAX_SIZE
+        and name.isascii()
+        and target.isascii()
+    ):
+        item = of_stat(path, st)
+        item.target = target
+        return headers(item)
+    owner = _owner(mode & 0o7777, st.st_uid, st.st_gid)
+    rest = _rest(_TYPES[kind], target, st.st_rdev if kind in _DEVICES else 0)
+    header = _header(name, owner, b"%011o\0%011o\0" % (size, seconds), rest)
+    if not nanoseconds:
+        return header
+    time = (b"%d.%09d" % (seconds, nanoseconds)).rstrip(b"0")
+    # _record() of it, whose length always has two digits.
+    body = b"%d mtime=%b\n" % (len(time) + 10, time)
+    above = b"PaxHeaders/" + path[-80:]
+    extended = _header(above, _PAX_OWNER, _pax_numbers(len(body)), _PAX_REST)
+    return extended + body.ljust(_BLOCK, b"\0") + header
 
 
 def padding(size: int) -> bytes:
@@ -144,21 +185,31 @@ def _rest(typeflag: bytes, target: bytes, device: int) -> _Field:
     return _Field(text, sum(text))
 
 
+@lru_cache(maxsize=1024)
+def _pax_numbers(size: int) -> bytes:
+    """The size and time of a PAX header's records."""
+    return b"%011o\0%011o\0" % (size, 0)
+
+
 _PAX_OWNER: Final = _owner(0o644, 0, 0)
 _PAX_REST: Final = _rest(b"x", b"", 0)
+_MARK_OWNER: Final = _owner(stat.S_IMODE(_MARK), 0, 0)
+_MARK_REST: Final = _rest(_TYPES[stat.S_IFREG], b"", 0)
+_NO_NUMBERS: Final = _pax_numbers(0)
 #: The checksum counts itself as spaces.
 _SPACES: Final = sum(b" " * 8)
 
 
-def _header(path: bytes, owner: _Field, size_and_time: tuple[int, int], rest: _Field) -> bytes:
+def _header(path: bytes, owner: _Field, numbers: bytes, rest: _Field) -> bytes:
+    """A header; ``numbers`` are its size and time."""
     path = path[:100]
-    numbers = b"%011o\0%011o\0" % size_and_time
-    checksum = sum(path + numbers) + owner.sum + rest.sum + _SPACES
+    # The lower half of an Adler-32 is one and the sum of the bytes, where that is below 65521.
+    varies = (zlib.adler32(path + numbers) & 0xFFFF) - 1
     return b"%b%b%b%06o\0 %b" % (
         path.ljust(100, b"\0"),
         owner.text,
         numbers,
-        checksum,
+        varies + owner.sum + rest.sum + _SPACES,
         rest.text,
     )
 

@@ -129,6 +129,12 @@ def test_several_processes_write_what_one_would(changed: Layers) -> None:
         os.mknod(top / "z" / f"n{name}")
     os.mknod(top / "z" / "n4999-gone", stat.S_IFCHR)
     os.setxattr(top / "z" / "n5000", "user.kept", b"value")
+    # Around what a header of 512 bytes holds: 100 bytes of name or target, seconds only.
+    for length in range(93, 103):
+        (top / f"{'d' * length}").mkdir()
+        (top / f"{'f' * length}").symlink_to("t" * length)
+        os.mknod(top / f"{'w' * length}", stat.S_IFCHR)
+    os.utime(top / "z" / "n1", ns=(0, 7 * 10**9))
     path = changed.base / "layer.tar"
     done = export_tar(str(top), str(path), bottoms=[str(changed.bottom)])
     expected: list[bytes] = []
