@@ -19,6 +19,7 @@ from typing import Final
 from overlay.errors import Refused, TopInUse
 from overlay.layer import scan
 from overlay.marks import place, temporary_name
+from overlay.removal import strip
 from overlay.syscalls import open_beneath
 from overlay.text import printable
 
@@ -114,25 +115,9 @@ class Aside:
             except OSError as error:
                 if error.errno not in (errno.EISDIR, errno.EPERM):
                     raise
-            inner = self._empty(each)
-            if inner:
-                pending += inner
+            inner, _ = strip(self.fd, each)
+            pending += inner
             os.rmdir(each, dir_fd=self.fd)
-
-    def _empty(self, name: bytes) -> list[bytes]:
-        """Empty a directory; those it holds are moved up here, so that depth costs nothing."""
-        moved = []
-        fd = open_beneath(self.fd, name, _DIRECTORY)
-        try:
-            for child, st in list(scan(fd)):
-                if stat.S_ISDIR(st.st_mode):
-                    moved.append(temporary_name())
-                    os.rename(child, moved[-1], src_dir_fd=fd, dst_dir_fd=self.fd)
-                else:
-                    os.unlink(child, dir_fd=fd)
-        finally:
-            os.close(fd)
-        return moved
 
     def drop(self, name: bytes) -> None:
         """:meth:`discard` what is out of sight; if that fails now, the next start does it."""

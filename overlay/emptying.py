@@ -15,7 +15,8 @@ from contextlib import contextmanager
 from overlay.errors import Refused
 from overlay.layer import VANISHED, Layer, open_beneath, scan
 from overlay.marks import MarkFamily, read_marks, temporary_name
-from overlay.staging import Stage, remove_tree
+from overlay.removal import remove_all
+from overlay.staging import Stage
 from overlay.text import printable
 
 __all__ = ["empty", "forget_index", "take_off"]
@@ -26,8 +27,8 @@ _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY
 def empty(top: Layer, stage: Stage) -> int:
     """Take everything off a top; how many entries its root had.  The root stays as it is."""
     names = os.listdir(top.fd)
-    for name in names:
-        _remove(top.fd, os.fsencode(name), stage)
+    directories = [_unlink(top.fd, os.fsencode(name), stage) for name in names]
+    remove_all(stage.fd, filter(None, directories))
     return len(names)
 
 
@@ -75,7 +76,8 @@ class _Taking:
                 elif not read_marks(fd, name, st, self._family).opaque:
                     inner.append(below)
                 elif self._all_go(below):
-                    _remove(fd, name, self._stage)
+                    gone = _unlink(fd, name, self._stage)
+                    remove_all(self._stage.fd, [gone] if gone else [])
                     self._count += 1
         return inner
 
@@ -105,13 +107,14 @@ class _Taking:
                 self._count += 1
 
 
-def _remove(dirfd: int, name: bytes, stage: Stage) -> None:
+def _unlink(dirfd: int, name: bytes, stage: Stage) -> bytes | None:
+    """Take something away in one step; what a directory is called in the stage then."""
     gone = temporary_name()
     try:
         os.rename(name, gone, src_dir_fd=dirfd, dst_dir_fd=stage.fd)
     except OSError as error:
         if error.errno in VANISHED:
-            return
+            return None
         if error.errno in (errno.EXDEV, errno.EBUSY):
             raise Refused(
                 f"{printable(name)} of the top is a mount point",
@@ -121,9 +124,9 @@ def _remove(dirfd: int, name: bytes, stage: Stage) -> None:
         raise
     st = os.stat(gone, dir_fd=stage.fd, follow_symlinks=False)
     if stat.S_ISDIR(st.st_mode):
-        remove_tree(stage.fd, gone)
-    else:
-        os.unlink(gone, dir_fd=stage.fd)
+        return gone
+    os.unlink(gone, dir_fd=stage.fd)
+    return None
 
 
 def forget_index(work_fd: int) -> None:

@@ -19,6 +19,7 @@ from typing import Final, NamedTuple
 
 from overlay import syscalls
 from overlay.committing.links import Links
+from overlay.committing.steps import Kept, Removal, Step, steps
 from overlay.differences.changes import Difference, Kind, chosen
 from overlay.differences.comparing import Aspect, length
 from overlay.directorytimes import copy_times
@@ -93,10 +94,17 @@ class Applier:
         self.done = Applied()
         site.reach = self._reach
 
-    def run(self) -> Applied:
-        """Apply all differences of the view, the times of directories last."""
+    def run(self, kept: Kept | None = None) -> Applied:
+        """Apply all differences of the view, the times of directories last.
+
+        ``kept`` are the steps they mean, if they were found before and still hold.
+        """
+        if kept is not None and kept.complete:
+            found = kept.chosen(self._prepared)
+        else:
+            found = chosen(self._view, lambda part: self._prepared(steps(part, self._selection)))
         # Closed before anybody cleans the site: what makes copies in it has ended then.
-        with closing(chosen(self._view, self._prepared)) as parts:
+        with closing(found) as parts:
             try:
                 for each in chain.from_iterable(parts):
                     self._take(each)
@@ -107,7 +115,7 @@ class Applier:
         copy_times(self._view.layers[0], self._bottom, self._chosen)
         return self.done
 
-    def _take(self, what: Difference | _Copy) -> None:
+    def _take(self, what: Step | _Copy) -> None:
         path = what.path
         if isinstance(what, _Copy):
             applied = self._put(what)
@@ -116,22 +124,24 @@ class Applier:
         if not applied:
             if self._selection.takes(path):
                 self.done.left.add(path)
-            if isinstance(what, Difference) and what.now is None:
+            if isinstance(what, Removal):
                 self.done.hiding.add(path.rpartition(b"/")[0])
             return
         self.done.entries += 1
         if self._progress is not None and self.done.entries % _TELL == 0:
             self._progress(_TELL)
 
-    def _prepared(self, found: list[Difference]) -> list[Difference | _Copy]:
-        """Copy small files, in whichever process found them; the rest is done in its turn."""
+    def _prepared(self, found: list[Step]) -> list[Step | _Copy]:
+        """Copy small files, in whichever process has them; the rest is done in its turn."""
         return [self._copied(each) or each for each in found]
 
-    def _copied(self, difference: Difference) -> _Copy | None:
-        now, path = difference.now, difference.path
+    def _copied(self, step: Step) -> _Copy | None:
+        if isinstance(step, Removal):
+            return None
+        now, path = step.now, step.path
         if now is None or not stat.S_ISREG(now.st.st_mode) or now.st.st_size > _SMALL:
             return None
-        if not self._chosen(path) or self._is_attributes_only(difference) or Links.suit(now):
+        if not self._chosen(path) or self._is_attributes_only(step) or Links.suit(now):
             return None
         made = temporary_name()
         flags = self._duplicator.make(now, self._site.fd, made)
@@ -153,23 +163,26 @@ class Applier:
     def _chosen(self, path: bytes) -> bool:
         return self._selection.takes(path) and path not in self._skip
 
-    def _apply(self, difference: Difference) -> bool:
-        now = difference.now
+    def _apply(self, step: Step) -> bool:
         try:
-            if now is None:
-                self._remove(difference)
-            elif now.is_dir:
-                self._directory(difference, now)
-            elif self._is_attributes_only(difference):
-                self._redress(difference.path, now)
-            elif self._links.takes(difference.path, now):
-                pass
-            else:
-                made = temporary_name()
-                flags = self._duplicator.make(now, self._site.fd, made)
-                return self._put(_Copy(difference.path, made, length(now), flags))
+            if isinstance(step, Removal):
+                self._remove(step)
+            elif step.now is not None:
+                return self._show(step, step.now)
         except _NoDirectory:
             return False
+        return True
+
+    def _show(self, difference: Difference, now: Node) -> bool:
+        """Have the bottom show what is new or has changed."""
+        if now.is_dir:
+            self._directory(difference, now)
+        elif self._is_attributes_only(difference):
+            self._redress(difference.path, now)
+        elif not self._links.takes(difference.path, now):
+            made = temporary_name()
+            flags = self._duplicator.make(now, self._site.fd, made)
+            return self._put(_Copy(difference.path, made, length(now), flags))
         return True
 
     # --------------------------------------------------------------- directories
@@ -249,14 +262,14 @@ class Applier:
 
     # -------------------------------------------------------------------- entries
 
-    def _remove(self, difference: Difference) -> None:
-        path = difference.path
+    def _remove(self, removal: Removal) -> None:
+        path = removal.path
         above, _, name = path.rpartition(b"/")
         fd = self._at(above)
         if self._below(path) is not None:
             # A directory that was in the way is in the site now, to be removed at the end.
             write_whiteout(fd, name, self._view.family, work_fd=self._site.fd)
-        elif difference.was is not None and difference.was.is_dir:
+        elif removal.was_dir:
             os.rename(name, temporary_name(), src_dir_fd=fd, dst_dir_fd=self._site.fd)
         else:
             os.unlink(name, dir_fd=fd)

@@ -22,7 +22,9 @@ from overlay import syscalls, workdir
 from overlay.committing.apply import Applied, Applier
 from overlay.committing.conflicts import Conflict, Conflicts
 from overlay.committing.safety import LiveLayers, require_writable
-from overlay.committing.settling import elsewhere, settle
+from overlay.committing.settling import settle
+from overlay.committing.steps import Kept
+from overlay.committing.survey import Survey, survey
 from overlay.differences.changes import Difference, Kind, chosen
 from overlay.differences.comparing import FileType
 from overlay.duplicate import Duplicator, set_times
@@ -38,7 +40,7 @@ from overlay.selection import EVERYTHING, Selection
 from overlay.site import Site, interrupted, opened
 from overlay.staging import Stage, open_bottom, stage_in
 from overlay.text import file_of, printable
-from overlay.view import Node, View
+from overlay.view import View
 
 __all__ = [
     "CommitConflict",
@@ -223,21 +225,24 @@ class _Commit:
     def in_place(self, live: LiveLayers | None, *, keep_top: bool, verify: bool) -> Committed:
         self._refuse_deep_fallthrus()
         bottom = self._view.layers[1]
-        conflicts, away = self._survey(live, resumed=interrupted(bottom))
+        kept = self._closing.enter_context(Kept(self._top.work_fd))
+        found = self._survey(live, kept, resumed=interrupted(bottom))
         with opened(bottom, {"top": printable(self._top.layer.path)}) as site:
-            settle(self._view, self._top.layer, self._top.stage, away)
+            settle(self._view, self._top.layer, self._top.stage, found.away)
             # The bottom may be on another disk, which may be the only one to know of a change.
             syscalls.syncfs(self._top.layer.fd)
-            applied = self._apply(self._view, bottom, site, conflicts)
+            # What was settled is another difference now.
+            still = None if found.away else kept
+            applied = self._apply(self._view, bottom, site, found.conflicts, still)
             site.sync()
             if verify:
                 self._verify(applied)
             emptied = False if keep_top else self._take_off(applied)
-        return self._result(applied, conflicts, emptied)
+        return self._result(applied, found.conflicts, emptied)
 
     def as_copy(self, destination: str) -> Committed:
-        conflicts, away = self._survey(None, resumed=False)
-        skip = self._skipped(conflicts)
+        found = self._survey(None, None, resumed=False)
+        skip = self._skipped(found.conflicts)
         whole = self._selection.everything and not skip
         with new_tree(destination) as (fd, name):
             duplicator = Duplicator(self._view)
@@ -252,10 +257,10 @@ class _Commit:
             with copy:
                 view = View([self._view.layers[0], copy], self._view.family)
                 with opened(copy, {}) as site:
-                    settle(self._view, self._top.layer, self._top.stage, away)
-                    applied = self._apply(view, copy, site, conflicts)
+                    settle(self._view, self._top.layer, self._top.stage, found.away)
+                    applied = self._apply(view, copy, site, found.conflicts)
                 set_times(copy.fd, root.st)
-        return self._result(applied, conflicts, emptied=False)
+        return self._result(applied, found.conflicts, emptied=False)
 
     # ----------------------------------------------------------------------- steps
 
@@ -270,42 +275,20 @@ class _Commit:
                 hint="commit into a new directory with -o, or squash the bottoms first",
             )
 
-    def _survey(
-        self, live: LiveLayers | None, *, resumed: bool
-    ) -> tuple[tuple[Conflict, ...], list[tuple[bytes, Node]]]:
-        """Look at everything before anything is changed: conflicts, and what is to settle."""
+    def _survey(self, live: LiveLayers | None, kept: Kept | None, *, resumed: bool) -> Survey:
+        """Look at everything before anything is changed; CommitConflict as was chosen."""
         conflicts = self._closing.enter_context(Conflicts(self._view, resumed=resumed))
-
-        def look(found: list[Difference]) -> tuple[list[Conflict], list[tuple[bytes, Node]]]:
-            clashes, away = [], []
-            for each in found:
-                read = elsewhere(each)
-                if read is not None:
-                    away.append(read)
-                if not self._selection.takes(each.path):
-                    continue
-                if live is not None:
-                    live.refuse(each)
-                clash = conflicts.find(each)
-                if clash is not None:
-                    clashes.append(clash)
-            return clashes, away
-
-        found: list[Conflict] = []
-        away: list[tuple[bytes, Node]] = []
-        for clashes, more in chosen(self._view, look):
-            found += clashes
-            away += more
-        if found and self._on_conflict is OnConflict.REFUSE:
-            first = found[0]
+        found = survey(self._view, self._selection, conflicts, live, kept)
+        if found.conflicts and self._on_conflict is OnConflict.REFUSE:
+            count, first = len(found.conflicts), found.conflicts[0]
             error = CommitConflict(
-                f"{len(found)} change{'s' if len(found) > 1 else ''} would overwrite what is "
+                f"{count} change{'s' if count > 1 else ''} would overwrite what is "
                 f"newer on the bottom, as {printable(first.newer)}",
                 hint="--on-conflict keep leaves the bottom's, overwrite takes the top's",
             )
-            error.conflicts = tuple(found)
+            error.conflicts = tuple(found.conflicts)
             raise error
-        return tuple(found), away
+        return found
 
     def _skipped(self, conflicts: Sequence[Conflict]) -> frozenset[bytes]:
         if self._on_conflict is OnConflict.OVERWRITE:
@@ -313,7 +296,12 @@ class _Commit:
         return frozenset(each.path for each in conflicts)
 
     def _apply(
-        self, view: View, bottom: Layer, site: Site, conflicts: Sequence[Conflict]
+        self,
+        view: View,
+        bottom: Layer,
+        site: Site,
+        conflicts: Sequence[Conflict],
+        kept: Kept | None = None,
     ) -> Applied:
         index = self._top.index()
         try:
@@ -326,7 +314,7 @@ class _Commit:
                 index_fd=index,
                 progress=self._progress,
             )
-            return applier.run()
+            return applier.run(kept)
         finally:
             if index is not None:
                 os.close(index)
@@ -380,10 +368,9 @@ class _Commit:
         return IndexedView(layers, view.family, view.layers[view.merged :], index)
 
     @staticmethod
-    def _result(applied: Applied, conflicts: tuple[Conflict, ...], emptied: bool) -> Committed:
-        return Committed(
-            applied.entries, applied.copied, conflicts, tuple(sorted(applied.left)), emptied
-        )
+    def _result(applied: Applied, conflicts: Sequence[Conflict], emptied: bool) -> Committed:
+        left = tuple(sorted(applied.left))
+        return Committed(applied.entries, applied.copied, tuple(conflicts), left, emptied)
 
 
 def _is_same_directory(difference: Difference) -> bool:
