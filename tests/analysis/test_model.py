@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import os
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -115,21 +116,24 @@ def test_too_few_copyups_give_no_model(tmp_path: Path) -> None:
 
 
 def test_the_model_agrees_with_a_clock_around_the_calls(root: None, tmp_path: Path) -> None:
-    """Each open() is timed from outside, too; large and small files both fit the model."""
+    """Each open() is timed from outside, too; large and small files both fit the model.
+
+    Of each size the fastest half: on a busy machine others are given the processor in between.
+    """
     doctor = pytest.importorskip("tracer.doctor")
     lacking = [one.name for one in doctor.checks() if one.required and not one.ok]
     if lacking:
         pytest.skip(f"needs: {', '.join(lacking)}")
     from tracer.session import Session
 
-    sizes = [4096 << step for step in range(9)] * 12  # 4 KiB to 1 MiB
+    sizes = np.array([4096 << step for step in range(9)] * 16)  # 4 KiB to 1 MiB
     (tmp_path / "memory").mkdir()
     clocked = []
     with tmpfs(tmp_path / "memory") as disk:
         for name in ("bottom", "top", "root"):
             (disk / name).mkdir()
         for number, size in enumerate(sizes):
-            (disk / "bottom" / str(number)).write_bytes(os.urandom(size))
+            (disk / "bottom" / str(number)).write_bytes(os.urandom(int(size)))
         overlay = kernel.Overlay(bottoms=(str(disk / "bottom"),), top=str(disk / "top"))
         with (
             kernel.mounted(overlay, str(disk / "root")),
@@ -140,10 +144,17 @@ def test_the_model_agrees_with_a_clock_around_the_calls(root: None, tmp_path: Pa
                 os.close(os.open(disk / "root" / str(number), os.O_WRONLY))
                 clocked.append(time.perf_counter_ns() - start)
         TraceWriter(str(tmp_path / "trace")).write(session.table(), session.metadata())
-    (fitted,) = model.models(load(tmp_path / "trace"))
+    taken = np.array(clocked)
+    trace = load(tmp_path / "trace")
+    copied = trace.frame[trace.frame["kind"] == "copyup"].sort_values("ts")
+    assert copied["path"].tolist() == [f"/{number}" for number in range(len(sizes))]
+    assert (copied["dur"].to_numpy().view("int64") <= taken).all()
+    quick = np.zeros(len(sizes), bool)
+    for size in np.unique(sizes):
+        quick |= (sizes == size) & (taken <= np.median(taken[sizes == size]))
+    (fitted,) = model.models(replace(trace, frame=copied[quick]))
     assert (fitted.top, fitted.bottom, fitted.how) == ("tmpfs", "tmpfs", "copy")
-    off = np.log(np.array(clocked) / fitted.at(sizes))
-    for part in (off[np.array(sizes) >= 256 << 10], off[np.array(sizes) <= 256 << 10]):
-        # From outside a call is some microseconds longer, and Python's share is in it.
-        assert -math.log(1.5) < float(np.median(part)) < math.log(2.5)
-    assert float(np.median(off[np.array(sizes) >= 512 << 10])) < math.log(1.5)
+    off = np.log(taken / fitted.at(sizes))
+    # From outside a call is some microseconds longer, and Python's share is in it.
+    for part, most in ((sizes >= 512 << 10, 1.5), (sizes <= 256 << 10, 4)):
+        assert -math.log(1.5) < float(np.median(off[quick & part])) < math.log(most)
