@@ -70,17 +70,13 @@ class Disk:
 
 
 # xfs by user would say nothing: it lets who may chown exceed what it is chowned to.
+_EXT4: Final = ("mkfs.ext4", "-q", "-F", "-O")
 DISKS: Final = {
-    "ext4 by user": Disk(
-        ("mkfs.ext4", "-q", "-F", "-O", "quota"), 32, "usrquota", number=0, of=OWNER
-    ),
+    "ext4 by user": Disk((*_EXT4, "quota"), 32, "usrquota", 0, OWNER),
     "ext4 by project": Disk(
-        ("mkfs.ext4", "-q", "-F", "-O", "quota,project", "-E", "quotatype=prjquota"),
-        *(32, "prjquota"),
-        number=2,
-        of=PROJECT,
+        (*_EXT4, "quota,project", "-E", "quotatype=prjquota"), 32, "prjquota", 2, PROJECT
     ),
-    "xfs by project": Disk(("mkfs.xfs", "-q"), 320, "pquota", number=2, of=PROJECT),
+    "xfs by project": Disk(("mkfs.xfs", "-q"), 320, "pquota", 2, PROJECT),
 }
 
 _libc = ctypes.CDLL(None, use_errno=True)
