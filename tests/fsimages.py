@@ -6,6 +6,7 @@ import os
 import shutil
 import subprocess
 import tempfile
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -25,6 +26,7 @@ __all__ = [
     "make_image",
     "mounted_image",
     "needs_filesystem",
+    "next_tick",
     "tmpfs",
 ]
 
@@ -67,6 +69,15 @@ def loops() -> dict[str, str]:
         with suppress(OSError):  # detached between two looks, by whoever had it
             found[backing.parts[3]] = backing.read_text("utf-8", "surrogateescape").rstrip("\n")
     return found
+
+
+def next_tick() -> None:
+    """Wait until a change has another time than the one before: files are given the time of the
+    kernel's last tick, some milliseconds of which are one."""
+    coarse = 5  # CLOCK_REALTIME_COARSE, include/uapi/linux/time.h
+    before = time.clock_gettime_ns(coarse)
+    while time.clock_gettime_ns(coarse) == before:
+        pass
 
 
 @contextmanager

@@ -16,6 +16,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.fsimages import next_tick
 from tests.processes import PATIENCE, descendants, wait_gone
 from tests.running import REPOSITORY, fallthru, need_readable_checkout
 
@@ -174,6 +175,7 @@ class TestCommit:
         script = 'cd "$0"; echo trial > old; echo trial > new; echo > sync/ready; cat sync/go'
         trial = started("--commit", "--yes", "--share", sync, "--", "sh", "-c", script, place)
         (sync / "ready").read_text()
+        next_tick()
         (place / "old").write_text("newer")
         (sync / "go").write_text("")
         _, told = trial.communicate()

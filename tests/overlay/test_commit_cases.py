@@ -17,7 +17,7 @@ from overlay.selection import select
 from overlay.site import SITE
 from overlay.spec.fuzz.steps import LISTS
 from tests.conftest import Layers, make_layers
-from tests.fsimages import loop_filesystem
+from tests.fsimages import loop_filesystem, next_tick
 from tests.overlay.committing import groups, plain, whole
 from tests.overlay.test_marks import opened
 from tests.rawoverlay import overlay
@@ -160,6 +160,7 @@ def test_all_names_of_a_file_of_the_bottom(layers: Layers) -> None:
 def test_what_changed_since_is_not_overwritten(layers: Layers, change: object, path: bytes) -> None:
     expected = changed(layers)
     assert callable(change)
+    next_tick()
     change(layers.bottom)
     before, top = snapshot(layers.bottom), snapshot(layers.top)
     with pytest.raises(CommitConflict) as caught:
