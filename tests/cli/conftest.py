@@ -10,7 +10,15 @@ import pytest
 
 from overlay import kernel
 from tests.fsimages import tmpfs
+from tests.networks import own_network
 from tests.running import fallthru
+
+
+@pytest.fixture
+def network(root: None) -> Iterator[None]:
+    """Bridges and addresses of this test only."""
+    with own_network():
+        yield
 
 
 @pytest.fixture(scope="module")

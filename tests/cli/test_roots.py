@@ -23,6 +23,7 @@ from overlay.roots.cgroups import Limits
 from overlay.roots.root import Root
 from tests.conftest import Layers
 from tests.fsimages import tmpfs
+from tests.networks import interfaces
 from tests.overlay.faults import CRASHED, crash_before, faulty
 from tests.processes import children, wait_gone
 from tests.running import REPOSITORY, fallthru
@@ -32,7 +33,7 @@ MS_RDONLY, MS_REMOUNT = 1, 32  # include/uapi/linux/mount.h
 
 
 @pytest.fixture(autouse=True)
-def registry(root: None) -> Iterator[Path]:
+def registry(network: None) -> Iterator[Path]:
     """Roots of this test only; all of them are stopped."""
     directory = Path("/var/lib/fallthru")
     directory.mkdir(parents=True, exist_ok=True)
@@ -117,7 +118,7 @@ def test_many_share_a_bottom_and_nothing_else(bottom: Path) -> None:
     ok("stop", "a", "b", "c")
     for pid in pids:
         wait_gone(pid)
-    assert "ft-many" not in os.listdir("/sys/class/net")
+    assert "ft-many" not in interfaces()
 
 
 def test_stopping_asks_before_it_kills(bottom: Path, layers: Layers) -> None:
@@ -147,7 +148,7 @@ def test_killed_it_is_taken_up_by_the_next_command(bottom: Path) -> None:
     os.kill(pid, signal.SIGKILL)
     wait_gone(pid)
     assert [each["running"] for each in listed()] == [False]
-    assert "ft-kill" not in os.listdir("/sys/class/net")
+    assert "ft-kill" not in interfaces()
     assert not os.listdir(f"{runstate.DIRECTORY}/roots")
     ok("start", "web")
 
@@ -227,7 +228,7 @@ def test_killed_at_every_step_of_its_start(bottom: Path) -> None:
             for pid in orphans:
                 wait_gone(pid)
         assert not top_in_use(top), f"killed before step {number}"
-        assert "ft-start" not in os.listdir("/sys/class/net")
+        assert "ft-start" not in interfaces()
     assert number > 5
     assert list(rootnotes.standings()) == ["web"]
 

@@ -15,6 +15,7 @@ import pytest
 from overlay.roots import cgroups
 from tests.conftest import Layers
 from tests.fsimages import loop_filesystem
+from tests.networks import interfaces
 from tests.processes import PATIENCE, descendants, wait_gone
 from tests.running import REPOSITORY, fallthru, need_readable_checkout
 from tests.smallroots import small_root
@@ -180,8 +181,8 @@ class TestNetworks:
         )
         assert done.stdout.strip() == os.readlink("/proc/self/ns/net")
 
-    def test_isolated_reaches_this_machine(self, root: None) -> None:
-        before = set(os.listdir("/sys/class/net"))
+    def test_isolated_reaches_this_machine(self, network: None) -> None:
+        before = interfaces()
         with socket.create_server(("", 0)) as server:
             code = (
                 "import socket, re; gateway = re.search(r'^eth0\\s0{8}\\s(\\w+)', "
@@ -197,9 +198,9 @@ class TestNetworks:
             told, _ = running.communicate()
         assert told == "b'hello'\n"
         assert address.startswith("10.214.")
-        assert set(os.listdir("/sys/class/net")) == before
+        assert interfaces() == before
 
-    def test_roots_on_a_bridge_know_each_other(self, root: None) -> None:
+    def test_roots_on_a_bridge_know_each_other(self, network: None) -> None:
         serve = (
             "import socket; s = socket.create_server(('', 7)); print('ready', flush=True); "
             "c, a = s.accept(); c.sendall(b'from db'); print(a[0])"
@@ -212,22 +213,22 @@ class TestNetworks:
         told, errors = web.communicate()
         assert told == "b'from db'\n", errors
         assert db.communicate()[0].startswith("10.213.")
-        assert "ft-test" not in os.listdir("/sys/class/net")
+        assert "ft-test" not in interfaces()
         assert not Path("/run/fallthru/networks/ft-test").exists()
 
-    def test_nothing_is_left_of_one_that_was_killed(self, root: None) -> None:
-        before = set(os.listdir("/sys/class/net"))
+    def test_nothing_is_left_of_one_that_was_killed(self, network: None) -> None:
+        before = interfaces()
         running = start("bridge=ft-test", "db", "sh", "-c", "echo ready; exec sleep 1000")
         assert running.stdout is not None
         assert running.stdout.readline() == "ready\n"
-        assert "ft-test" in os.listdir("/sys/class/net")
+        assert "ft-test" in interfaces()
         group = group_of(running.pid)
         family = descendants(running.pid)
         running.kill()
         running.communicate()
         for pid in family:
             wait_gone(pid)
-        assert set(os.listdir("/sys/class/net")) == before
+        assert interfaces() == before
         assert not Path("/run/fallthru/networks/ft-test").exists()
         assert group is None or not group.exists()
 
