@@ -90,6 +90,8 @@ class OverlayMount:
 def _unescape(text: bytes) -> bytes:
     # The kernel writes blanks, newlines and backslashes (and whatever the file system
     # asks for) as three octal digits.
+    if b"\\" not in text:
+        return text
     return re.sub(rb"\\([0-7]{3})", lambda match: bytes([int(match[1], 8)]), text)
 
 

@@ -213,12 +213,19 @@ def _one_line(text: str) -> str:
 def select(clauses: Iterable[Clause], patterns: Iterable[str]) -> tuple[Clause, ...]:
     """The clauses whose id matches any shell pattern; UsageError for a pattern without one."""
     everything = tuple(clauses)
-    wanted = tuple(patterns)
-    for pattern in wanted:
+    ids = {clause.id for clause in everything}
+    named, wanted = set(), []
+    for pattern in patterns:
+        if pattern in ids:
+            named.add(pattern)
+            continue
+        wanted.append(pattern)
         if not any(fnmatchcase(clause.id, pattern) for clause in everything):
             raise UsageError(
                 f"no clause matches {pattern!r}", hint="`fallthru spec list` shows the clauses"
             )
-    if not wanted:
+    if not named and not wanted:
         return everything
-    return tuple(c for c in everything if any(fnmatchcase(c.id, p) for p in wanted))
+    return tuple(
+        c for c in everything if c.id in named or any(fnmatchcase(c.id, p) for p in wanted)
+    )

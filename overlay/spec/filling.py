@@ -53,9 +53,13 @@ class Filling:
     def files(self, format_: str, numbers: range, *, on: Path | None = None) -> None:
         """Regular files with a number in their names (of a % format)."""
         layer = on or self.bottom
-        with self.steps.quiet():
-            for number in numbers:
-                self.file(format_ % number, on=layer)
+        (layer / format_).parent.mkdir(parents=True, exist_ok=True)
+        for number in numbers:
+            name = os.path.join(layer, format_ % number)
+            fd = os.open(name, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644)
+            os.write(fd, b"bottom\n")
+            os.utime(fd, ns=(LAYER_MTIME_NS, LAYER_MTIME_NS))
+            os.close(fd)
         said = self.steps.path(layer / format_)
         parent = self.steps.path((layer / format_).parent)
         each = f"$(seq {numbers.start} {numbers.step} {numbers[-1]})"

@@ -34,7 +34,7 @@ class RecordedCalls:
         self._root = root
 
     def _at(self, path: Path) -> str:
-        return self._steps.path(self._root / os.fsdecode(path))
+        return self._steps.path(os.path.join(self._root, os.fsdecode(path)))
 
     def _plain(self, path: Path) -> str:
         return json.dumps(shlex.split(self._at(path))[0])

@@ -8,6 +8,7 @@ after EXDEV), and where there is none, Python makes it.  Names are quoted by the
 from __future__ import annotations
 
 import base64
+import functools
 import hashlib
 import json
 import os
@@ -87,6 +88,7 @@ def printing(content: bytes) -> str:
     return _by_python(content)
 
 
+@functools.lru_cache(maxsize=256)
 def _format(content: bytes) -> str:
     """A quoted format of printf."""
     special = {ord("\n"): "\\n", ord("\\"): "\\\\", ord("%"): "%%", ord("'"): "'\\''"}

@@ -40,7 +40,7 @@ class Steps:
     """The script of one clause, a line after another."""
 
     def __init__(self, *homes: Path) -> None:
-        self._homes = homes
+        self._homes = tuple(map(os.fspath, homes))
         self._lines: list[str] = []
         self._user = ""
         self._held: set[int] = set()
@@ -53,10 +53,13 @@ class Steps:
 
     def path(self, path: Path | str) -> str:
         """A file of a layer or a mount as the script calls it, quoted."""
+        # By strings, not pathlib: it is asked thousands of times, and guests are slow.
+        text = os.path.normpath(path)
         for home in self._homes:
-            if Path(path).is_relative_to(home):
-                relative = os.path.relpath(path, home)
-                return shlex.quote(printable(os.fsencode(relative)))
+            if text == home:
+                return "."
+            if text.startswith(f"{home}/"):
+                return shlex.quote(printable(text[len(home) + 1 :]))
         return shlex.quote(os.fspath(path))
 
     # -------------------------------------------------------------------- noting

@@ -9,9 +9,10 @@ from overlay.spec.bench import Bench
 from overlay.spec.checks import Observations, check
 from overlay.spec.observe import Lacks
 
-#: More than one getdents() returns, so that a position in the middle can be had.
-_FORMAT = f"%03d-{'x' * 150}"
-_COUNT = 499
+#: More than two getdents() return (32 KiB each, by the C library), so that a position in the
+#: middle can be had; long names, so that few files do.
+_FORMAT = f"%03d-{'x' * 240}"
+_COUNT = 299
 _NAMES = [_FORMAT % number for number in range(_COUNT)]
 
 _OPENED = "os.open('mnt/dir', os.O_RDONLY | os.O_DIRECTORY)"
