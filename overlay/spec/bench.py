@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from overlay import syscalls
@@ -22,6 +22,7 @@ from overlay.spec.calls import MountedCalls
 from overlay.spec.filling import LAYER_MTIME_NS
 from overlay.spec.fingerprint import Entry, differences, fingerprint
 from overlay.spec.held import Descriptor, HeldFile
+from overlay.spec.kept import KeptImages
 from overlay.spec.looking import Looking
 from overlay.spec.observe import Lacks, Observation, errno_name
 from overlay.spec.recording import RecordedCalls
@@ -41,11 +42,15 @@ _FLAGS = {
 
 @dataclass(frozen=True, slots=True)
 class Places:
-    """Empty directories for one clause: where its bottom, its top and its mounts go."""
+    """Empty directories for one clause: where its bottom, its top and its mounts go.
+
+    ``kept`` has images that need not be made anew.
+    """
 
     bottom: Path
     top: Path
     mounts: Path
+    kept: KeptImages = field(default_factory=KeptImages)
 
 
 class Bench(Looking):
@@ -58,6 +63,7 @@ class Bench(Looking):
         self.top = places.top / "top"
         self.work = places.top / "top.work"
         self.mnt = places.mounts / "mnt"
+        self.kept = places.kept
         self._places = places
         self._mounted: list[Path] = []
         self._unmounting: dict[Path, str] = {}

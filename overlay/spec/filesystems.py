@@ -8,18 +8,23 @@ The mounts go with the bench, and the loop devices with the mounts.
 
 from __future__ import annotations
 
+import hashlib
 import os
 import shutil
+import stat
 import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Final
 
 from overlay import syscalls
 from overlay.newmount import new_mount
 from overlay.spec.bench import Bench
+from overlay.spec.fingerprint import fingerprint
+from overlay.spec.kept import KeptImages
 from overlay.spec.observe import Lacks
 
 __all__ = [
@@ -68,13 +73,27 @@ KINDS: Final = {
 }
 
 
-def make_image(kind: str, image: Path, tree: Path) -> None:
+def make_image(kind: str, image: Path, tree: Path, kept: KeptImages) -> None:
     """A fresh file system in the file ``image``; of a finished kind, with what ``tree`` holds."""
     made = KINDS[kind]
     if not _known(kind):
         raise Lacks(f"{kind} in this kernel")
     if shutil.which(made.make[0]) is None:
         raise Lacks(f"{made.make[0]}, which makes a {kind} file system")
+    name = f"{kind}.{_digest(tree)}" if made.finished else kind
+    kept.provide(name, image, partial(_mkfs, made, image, tree))
+
+
+def _digest(tree: Path) -> str:
+    """The same for trees that differ in nothing but when their directories were made."""
+    entries = fingerprint(os.fspath(tree))
+    for name, entry in entries.items():
+        if stat.S_ISDIR(entry.mode):
+            entries[name] = replace(entry, mtime_ns=0)
+    return hashlib.sha256(repr(sorted(entries.items())).encode()).hexdigest()
+
+
+def _mkfs(made: Kind, image: Path, tree: Path) -> None:
     if not made.finished:
         with image.open("wb") as file:
             file.truncate(made.size << 20)
@@ -122,18 +141,41 @@ def open_image(kind: str, image: Path, *, read_only: bool) -> int:
 def put_bottom(bench: Bench, kind: str) -> None:
     """Move the bottom's content onto a file system of ``kind``, mounted read-only there."""
     image = bench.mnt.parent / f"bottom.{kind}"
-    _make(bench, kind, image, bench.bottom)
-    if not KINDS[kind].finished:
-        home = bench.bottom.parent / "filling"
-        bench.make(home)
-        with _mounted_for_filling(bench, kind, image, home):
-            subprocess.run(["cp", "-a", f"{bench.bottom}/.", home], check=True)
-            bench.steps.do(f"cp -a {bench.steps.path(bench.bottom)}/. {bench.steps.path(home)}")
+    if KINDS[kind].finished:
+        _make(bench, kind, image, bench.bottom)
+    else:
+        name = f"{kind}.{_digest(bench.bottom)}"
+        bench.kept.provide(name, image, partial(_make_filled, bench, kind, image))
+        _note_filling(bench, kind, image)
     _attach(bench, kind, image, bench.bottom, read_only=True)
 
 
+def _make_filled(bench: Bench, kind: str, image: Path) -> None:
+    make_image(kind, image, bench.bottom, bench.kept)
+    tree = open_image(kind, image, read_only=False)
+    try:
+        words = ["cp", "-a", f"{bench.bottom}/.", f"/proc/self/fd/{tree}"]
+        subprocess.run(words, check=True, pass_fds=(tree,))
+    finally:
+        os.close(tree)
+
+
+def _note_filling(bench: Bench, kind: str, image: Path) -> None:
+    """What a person does, who has no mount without a place."""
+    _note_making(bench, kind, image, bench.bottom)
+    home = bench.steps.path(bench.bottom.parent / "filling")
+    bench.steps.do(f"mkdir {home}")
+    _note_attaching(bench, kind, image, home, read_only=False)
+    bench.steps.do(f"cp -a {bench.steps.path(bench.bottom)}/. {home}")
+    bench.steps.do(f"umount {home}")
+
+
 def _make(bench: Bench, kind: str, image: Path, tree: Path) -> None:
-    make_image(kind, image, tree)
+    make_image(kind, image, tree, bench.kept)
+    _note_making(bench, kind, image, tree)
+
+
+def _note_making(bench: Bench, kind: str, image: Path, tree: Path) -> None:
     made, said = KINDS[kind], bench.steps.path(image)
     if not made.finished:
         bench.steps.do(f"truncate -s {made.size}M {said}")
@@ -143,21 +185,16 @@ def _make(bench: Bench, kind: str, image: Path, tree: Path) -> None:
 
 def _attach(bench: Bench, kind: str, image: Path, where: Path, *, read_only: bool) -> None:
     bench.attach(open_image(kind, image, read_only=read_only), where)
+    _note_attaching(bench, kind, image, bench.steps.path(where), read_only=read_only)
+
+
+def _note_attaching(bench: Bench, kind: str, image: Path, where: str, *, read_only: bool) -> None:
     # Not "mount -o loop,ro", whose device cannot be written either; it ends with the mount.
     how = "-o ro " if read_only else ""
     bench.steps.do(f"device=$(losetup --find --show {bench.steps.path(image)})")
     bench.steps.do('blockdev --setrw "$device"')
-    bench.steps.do(f'mount -t {kind} {how}"$device" {bench.steps.path(where)}')
+    bench.steps.do(f'mount -t {kind} {how}"$device" {where}')
     bench.steps.do('losetup -d "$device"')
-
-
-@contextmanager
-def _mounted_for_filling(bench: Bench, kind: str, image: Path, home: Path) -> Iterator[None]:
-    _attach(bench, kind, image, home, read_only=False)
-    try:
-        yield
-    finally:
-        bench.uncover(home)
 
 
 def put_top(bench: Bench, kind: str) -> Path:

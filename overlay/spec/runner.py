@@ -15,7 +15,7 @@ import random
 import re
 import traceback
 from collections.abc import Callable, Generator, Iterable, Sequence
-from contextlib import closing
+from contextlib import closing, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from time import perf_counter
@@ -25,13 +25,14 @@ from overlay.errors import FallthruError
 from overlay.spec.bench import Bench, Places
 from overlay.spec.catalogue import Clause, Departure
 from overlay.spec.checks import Check, all_checks
+from overlay.spec.kept import KeptImages, keeping
 from overlay.spec.observe import Lacks, Observation
 from overlay.spec.scratch import Homes, Scratch
 from overlay.spec.targets import Target
 from overlay.spec.worker import Message, Send, WorkerSilent, worker
 from overlay.text import printable
 
-__all__ = ["STATUSES", "Result", "judge", "prepare", "run", "running_kernel"]
+__all__ = ["STATUSES", "Result", "in_order", "judge", "prepare", "run", "running_kernel"]
 
 STATUSES: Final = ("kept", "departed", "failed", "not-run")
 _PATIENCE: Final = 60.0  # seconds for one clause
@@ -76,47 +77,55 @@ def run(
     top_fs: str | None = None,
     checks: dict[str, Check] | None = None,
     patience: float = _PATIENCE,
+    kept: KeptImages | None = None,
     on_result: Callable[[Result], None] = lambda result: None,
 ) -> list[Result]:
     """Judge every clause on every target; results by target, then in the clauses' order.
 
     ``shuffle`` seeds a random order of execution.  Layers are made in memory, or below
     ``bottom_dir`` and ``top_dir``, or on fresh file systems of the kinds ``bottom_fs`` and
-    ``top_fs`` (of :data:`overlay.spec.filesystems.KINDS`).  ``on_result`` is called as
-    each clause ends.
+    ``top_fs`` (of :data:`overlay.spec.filesystems.KINDS`).  ``kept`` has images for other
+    runs, too.  ``on_result`` is called as each clause ends.
     """
-    order = list(clauses)
-    if shuffle is not None:
-        random.Random(shuffle).shuffle(order)
+    order = in_order(clauses, shuffle)
     chosen = all_checks() if checks is None else checks
     homes = Homes(bottom_dir, top_dir, bottom_fs, top_fs)
     results = []
-    for target in targets:
-        found: dict[str, Result] = {}
-        while len(found) < len(order):
-            rest = [clause for clause in order if clause.id not in found]
-            batch = _run_in_worker(rest, target, chosen, homes, patience)
-            # Closed at once when interrupted here, so that the worker never lingers.
-            with closing(batch):
-                for result in batch:
-                    found[result.id] = result
-                    on_result(result)
-        results += [found[clause.id] for clause in clauses]
+    with nullcontext(kept) if kept else keeping() as images:
+        for target in targets:
+            found: dict[str, Result] = {}
+            while len(found) < len(order):
+                rest = [clause for clause in order if clause.id not in found]
+                batch = _run_in_worker(rest, target, chosen, Scratch(homes, images), patience)
+                # Closed at once when interrupted here, so that the worker never lingers.
+                with closing(batch):
+                    for result in batch:
+                        found[result.id] = result
+                        on_result(result)
+            results += [found[clause.id] for clause in clauses]
     return results
+
+
+def in_order(clauses: Sequence[Clause], shuffle: int | None) -> list[Clause]:
+    """The clauses as they are carried out: as they are, or in the random order of a seed."""
+    order = list(clauses)
+    if shuffle is not None:
+        random.Random(shuffle).shuffle(order)
+    return order
 
 
 def _run_in_worker(
     clauses: list[Clause],
     target: Target,
     checks: dict[str, Check],
-    homes: Homes,
+    place: Scratch,
     patience: float,
 ) -> Generator[Result, None, None]:
     """Results as they come; after a crash or a hang the last one is that clause's failure."""
     by_id = {clause.id: clause for clause in clauses}
     running = clauses[0]
     why = "the process that ran it died"
-    with Scratch(homes) as scratch:
+    with place as scratch:
 
         def body(send: Send) -> None:
             _worker_body(clauses, target, checks, scratch, send)

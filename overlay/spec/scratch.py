@@ -13,6 +13,7 @@ from overlay.errors import OperationFailed
 from overlay.newmount import new_mount
 from overlay.spec import filesystems
 from overlay.spec.bench import Places
+from overlay.spec.kept import KeptImages
 
 __all__ = ["Homes", "Scratch"]
 
@@ -34,7 +35,8 @@ class Scratch:
     killed; what is in the tmpfs goes with the worker's namespace.
     """
 
-    def __init__(self, homes: Homes) -> None:
+    def __init__(self, homes: Homes, kept: KeptImages | None = None) -> None:
+        self._kept = kept or KeptImages()
         self._homes = (homes.bottom_dir, homes.top_dir)
         self._kinds = (homes.bottom_fs, homes.top_fs)
         self._made: list[Path] = []
@@ -74,7 +76,7 @@ class Scratch:
     def _mount_kind(self, kind: str, where: Path) -> None:
         """A fresh file system of ``kind``, its image in the tmpfs; Lacks where it can't be had."""
         image = self._made[0] / f"{where.name}.{kind}"
-        filesystems.make_image(kind, image, where)
+        filesystems.make_image(kind, image, where, self._kept)
         tree = filesystems.open_image(kind, image, read_only=False)
         try:
             syscalls.move_mount(
@@ -92,7 +94,7 @@ class Scratch:
         )
         for directory in (mounts, bottom, top):
             directory.mkdir()
-        return Places(bottom, top, mounts)
+        return Places(bottom, top, mounts, self._kept)
 
     def remove(self, places: Places) -> None:
         """Make room: the next clause must not find the file system full."""
