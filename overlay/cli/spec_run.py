@@ -129,7 +129,7 @@ def run(
 
             ids = tuple(clause.id for clause in clauses)
             names = tuple(t.name for t in chosen if not t.name.startswith("command:"))
-            request = kernels.Request(ids, names, commands, shuffle, bottom_fs, top_fs)
+            request = kernels.Request(ids, names, commands, shuffle, bottom_fs, top_fs, steps)
             judged = kernels.run(kernel, request)
         if bottom_kinds or top_kinds:
             where = f" on {top_fs or 'tmpfs'} over {bottom_fs or 'tmpfs'}"

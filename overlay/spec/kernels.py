@@ -1,32 +1,24 @@
 """The same clauses on another kernel: judged in a guest, the results handed back.
 
-The guests are built and run by ``scripts/vm`` of a checkout (docs/other-kernels.md).  In
-the guest this module is the command: it judges what the request on its command line asks
-for and prints each result as a line of JSON, whole, with the reasons that the contract of
-``--json`` leaves out.
+The guests are built and run by ``scripts/vm`` of a checkout (docs/other-kernels.md); what
+runs in them is guest.py.
 """
 
 from __future__ import annotations
 
 import json
-import multiprocessing
 import os
 import subprocess
-import sys
-from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, replace
 from functools import partial
-from itertools import pairwise
 from pathlib import Path
 from typing import Any, Final
 
 from overlay.errors import EnvironmentLacks, FallthruError, OperationFailed, UsageError
-from overlay.spec import catalogue, runner
-from overlay.spec.catalogue import Clause
+from overlay.spec import catalogue
 from overlay.spec.command import CommandTarget
 from overlay.spec.runner import Result
-from overlay.spec.targets import Target, parse_target
 
 __all__ = ["HOST", "KERNELS", "Request", "command", "results", "run", "shares"]
 
@@ -35,13 +27,17 @@ HOST: Final = "host"
 KERNELS: Final = (HOST, "uml", "debian-6.1", "debian-6.12", "debian-7")
 
 _VM = Path(__file__).resolve().parents[2] / "scripts" / "vm"
+_GUEST: Final = "overlay.spec.guest"
 _BOOTED: Final = "boot.root"
 _PATIENCE = 600  # seconds for a whole run; a clause that hangs is ended long before
 
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """What to judge: clause ids, target names, mount commands; the rest as in runner.run."""
+    """What to judge: clause ids, target names, mount commands; the rest as in runner.run.
+
+    ``steps``: whether the results are to have their scripts.
+    """
 
     clauses: tuple[str, ...]
     targets: tuple[str, ...]
@@ -49,51 +45,51 @@ class Request:
     shuffle: int | None = None
     bottom_fs: str | None = None
     top_fs: str | None = None
+    steps: bool = False
+
+    @property
+    def names(self) -> list[str]:
+        """What results call the targets and commands, in their order."""
+        return [*self.targets, *(CommandTarget.parse(command).name for command in self.commands)]
 
 
 def run(kernel: str, request: Request) -> list[Result]:
-    """Judge what ``request`` says in the guest called ``kernel``; results as runner.run gives.
+    """Judge what ``request`` says in guests with ``kernel``; results as runner.run gives.
 
+    A guest that dies loses only what it had not handed over: those clauses fail, and say so.
     UsageError for an unknown kernel, EnvironmentLacks when its guest is not built or this
-    is no checkout, OperationFailed when the guest dies.
+    is no checkout, OperationFailed when there is no result at all.
     """
     if not _VM.is_file():
         raise EnvironmentLacks(
             "other kernels are run by scripts/vm, which comes with the sources only",
             hint="run fallthru from a checkout: scripts/setup",
         )
-    if kernel != "uml":
-        return _run(kernel, request)
     # User-mode Linux has one processor, which a process can make up for: one guest for each
-    # of the machine's.  And it can be booted on a union, for the clause that is about that.
-    jobs = [partial(_run, kernel, share) for share in shares(request, os.cpu_count() or 1)]
-    chosen = catalogue.select(catalogue.load(), request.clauses)
-    if any(clause.id == _BOOTED for clause in chosen):
-        jobs.append(partial(_run, kernel, replace(request, clauses=(_BOOTED,)), "--union-root"))
-    with ThreadPoolExecutor(len(jobs)) as pool:
-        judged = [result for results in pool.map(lambda job: job(), jobs) for result in results]
-    # The union root's come last, and take the place of what a plain root had to say.
-    found = {(result.target, result.id): result for result in judged}
-    return list(found.values())
+    # of the machine's.
+    parts = shares(request, (os.cpu_count() or 1) if kernel == "uml" else 1)
+    with ThreadPoolExecutor(len(parts)) as pool:
+        outcomes = list(pool.map(partial(_run, kernel), parts))
+    judged = {(result.target, result.id): result for found, _ in outcomes for result in found}
+    for part, (_, why) in zip(parts, outcomes, strict=True):
+        if why is not None:
+            if not judged or isinstance(why, UsageError | EnvironmentLacks):
+                raise why
+            judged = _lost(part, why, next(iter(judged.values())).kernel) | judged
+    ids = [clause.id for clause in catalogue.select(catalogue.load(), request.clauses)]
+    return [judged[name, id] for name in request.names for id in ids]
 
 
 def shares(request: Request, most: int) -> list[Request]:
-    """The request's targets in at most ``most`` requests, in the same order."""
-    named = len(request.targets)
-    every = [*request.targets, *request.commands]
-    bounds = [len(every) * part // most for part in range(most + 1)]
-    return [
-        replace(
-            request,
-            targets=tuple(every[begin : min(end, named)]),
-            commands=tuple(every[max(begin, named) : end]),
-        )
-        for begin, end in pairwise(bounds)
-        if begin < end
-    ]
+    """The request's clauses dealt out to at most ``most`` requests, each for all targets."""
+    ids = [clause.id for clause in catalogue.select(catalogue.load(), request.clauses)]
+    return [replace(request, clauses=tuple(ids[n::most])) for n in range(min(most, len(ids)))]
 
 
-def _run(kernel: str, request: Request, *options: str) -> list[Result]:
+def _run(kernel: str, request: Request) -> tuple[list[Result], FallthruError | None]:
+    """What a guest handed over, and why it is not all."""
+    # It can be booted on a union, for the clause that is about that.
+    options = ("--union-root",) if kernel == "uml" and _BOOTED in request.clauses else ()
     done = subprocess.run(
         (_VM, "run", "--timeout", str(_PATIENCE), *options, kernel, "--", *command(request)),
         stdin=subprocess.DEVNULL,
@@ -102,19 +98,32 @@ def _run(kernel: str, request: Request, *options: str) -> list[Result]:
         errors="replace",
         check=False,
     )
-    if done.returncode != 0:
-        raise _why(kernel, done.returncode, done.stderr)
-    return results(kernel, done.stdout)
+    found = results(kernel, done.stdout)
+    return found, _why(kernel, done.returncode, done.stderr) if done.returncode != 0 else None
+
+
+def _lost(request: Request, why: FallthruError, kernel: str) -> dict[tuple[str, str], Result]:
+    """A failure for each clause that a guest was to judge."""
+    return {
+        (name, clause.id): Result(
+            *(clause.id, name, kernel, "failed", "the guest lives until the clause is judged"),
+            *(str(why), clause.lines),
+        )
+        for name in request.names
+        for clause in catalogue.select(catalogue.load(), request.clauses)
+    }
 
 
 def command(request: Request) -> tuple[str, ...]:
     """What to run in a guest, in this checkout, to have ``request`` judged."""
-    return ("python", "-m", __name__, json.dumps(asdict(request)))
+    return ("python", "-m", _GUEST, json.dumps(asdict(request)))
 
 
 def results(kernel: str, printed: str) -> list[Result]:
     """The results that :func:`command` printed in the guest called ``kernel``."""
-    return [_labelled(_parse(line), kernel) for line in printed.splitlines()]
+    # The last line of a guest that died may be cut.
+    whole = printed[: printed.rfind("\n") + 1]
+    return [_labelled(_parse(line), kernel) for line in whole.splitlines()]
 
 
 def _labelled(result: Result, kernel: str) -> Result:
@@ -135,25 +144,3 @@ def _why(kernel: str, status: int, said: str) -> FallthruError:
     if status == EnvironmentLacks.exit_code:
         return EnvironmentLacks(message, hint=f"scripts/vm setup {kernel}")
     return OperationFailed(f"the clauses could not be judged on {kernel}: {message}")
-
-
-def _main(arguments: Sequence[str]) -> None:
-    """In the guest: judge, a target a processor, and print the results, a line each."""
-    fields = json.loads(arguments[0])
-    clauses = catalogue.select(catalogue.load(), fields["clauses"])
-    targets: list[Target] = [parse_target(name) for name in fields["targets"]]
-    targets += [CommandTarget.parse(command) for command in fields["commands"]]
-    how = {name: fields[name] for name in ("shuffle", "bottom_fs", "top_fs")}
-    judge = partial(_judge, clauses, how)
-    with multiprocessing.get_context("fork").Pool(os.cpu_count()) as pool:
-        for judged in pool.imap(judge, targets):
-            for result in judged:
-                print(json.dumps(asdict(result)))
-
-
-def _judge(clauses: tuple[Clause, ...], how: dict[str, Any], target: Target) -> list[Result]:
-    return runner.run(clauses, [target], **how)
-
-
-if __name__ == "__main__":
-    _main(sys.argv[1:])

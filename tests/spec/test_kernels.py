@@ -1,20 +1,32 @@
-"""How a run on another kernel is shared out among guests."""
+"""How a run on another kernel is shared out among guests, and what is made of their answers."""
 
 from __future__ import annotations
 
+import json
+from dataclasses import asdict, replace
+
 import pytest
 
-from overlay.spec.kernels import Request, shares
+from overlay.spec.catalogue import load, select
+from overlay.spec.kernels import Request, results, shares
+from overlay.spec.runner import Result
 
 
-@pytest.mark.parametrize("most", [1, 2, 3, 64])
-def test_every_target_once_and_in_order(most: int) -> None:
-    request = Request(("lookup.*",), ("a", "b", "c"), ("mount x", "mount y"), shuffle=7)
+@pytest.mark.parametrize("most", [1, 2, 3, 500])
+def test_every_clause_once_and_in_order_for_all_targets(most: int) -> None:
+    request = Request(("lookup.*", "boot.root"), ("a", "b"), ("mount x",), shuffle=7)
     parts = shares(request, most)
-    assert 1 <= len(parts) <= most
-    assert [one for part in parts for one in part.targets] == ["a", "b", "c"]
-    assert [one for part in parts for one in part.commands] == ["mount x", "mount y"]
-    sizes = [len(part.targets) + len(part.commands) for part in parts]
-    assert min(sizes) >= 1
-    assert max(sizes) - min(sizes) <= 1
-    assert {(part.clauses, part.shuffle) for part in parts} == {(("lookup.*",), 7)}
+    wanted = [clause.id for clause in select(load(), request.clauses)]
+    dealt = [part.clauses for part in parts]
+    assert len(parts) == min(most, len(wanted))
+    assert sorted(id for ids in dealt for id in ids) == sorted(wanted)
+    assert all(list(ids) == sorted(ids, key=wanted.index) for ids in dealt)
+    assert max(map(len, dealt)) - min(map(len, dealt)) <= 1
+    assert {replace(part, clauses=()) for part in parts} == {replace(request, clauses=())}
+
+
+def test_what_a_guest_had_said_before_it_died_counts_but_for_half_a_line() -> None:
+    said = [Result(f"a.{n}", "engine", "6.1", "kept", "x", "x", ("1",)) for n in range(2)]
+    printed = "".join(json.dumps(asdict(result)) + "\n" for result in said)
+    assert results("debian-6.1", printed + printed[: len(printed) // 3]) == said
+    assert results("debian-6.1", printed[:20]) == []

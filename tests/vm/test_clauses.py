@@ -110,6 +110,25 @@ def test_what_memory_lacks_before_6_6_a_disk_has() -> None:
     assert {result.id: result.status for result in results} == dict.fromkeys(ids, "kept")
 
 
+def test_a_guest_that_dies_loses_only_what_it_had() -> None:
+    need("uml")
+    done = fallthru(
+        *("spec", "run", "--kernel", "uml", "--json", "--target", "overlayfs"),
+        *("--clause", "example.creat.new", "--clause", "example.link.copyup"),
+        *("--mount-command", "sh -c 'echo c >/proc/sysrq-trigger' {bottom} {top} {mnt}"),
+    )
+    assert done.returncode == 1, done.stderr
+    results = json.loads(done.stdout)
+    ids = ("example.creat.new", "example.link.copyup")
+    status = {(result["target"], result["id"]): result["status"] for result in results}
+    assert status == {
+        **{("overlayfs", id): "kept" for id in ids},
+        **{("command:sh", id): "failed" for id in ids},
+    }
+    told = {result["observed"] for result in results if result["status"] == "failed"}
+    assert all("the guest died" in words for words in told)
+
+
 def test_a_guest_takes_no_directories_of_the_host() -> None:
     done = fallthru("spec", "run", "--kernel", "uml", "--top-dir", "/tmp")
     assert done.returncode == 2
