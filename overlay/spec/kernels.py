@@ -90,8 +90,9 @@ def _run(kernel: str, request: Request) -> tuple[list[Result], FallthruError | N
     """What a guest handed over, and why it is not all."""
     # It can be booted on a union, for the clause that is about that.
     options = ("--union-root",) if kernel == "uml" and _BOOTED in request.clauses else ()
+    run = (_VM, "run", "--timeout", str(_PATIENCE), *options, kernel, "--", *command(request))
     done = subprocess.run(
-        (_VM, "run", "--timeout", str(_PATIENCE), *options, kernel, "--", *command(request)),
+        ("setpriv", "--pdeathsig", "TERM", *run),  # however we end, the guest ends with us
         stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,
