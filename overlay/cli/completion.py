@@ -17,7 +17,7 @@ def completion(shell: str) -> None:
     """
     from click.shell_completion import get_completion_class
 
-    from overlay.cli import command
+    from overlay.cli.group import command
 
     found = get_completion_class(shell)
     assert found is not None

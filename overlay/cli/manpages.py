@@ -59,7 +59,7 @@ def pages() -> dict[tuple[str, int], str]:
 
 
 def _commands() -> str:
-    from overlay.cli import command
+    from overlay.cli.group import command
 
     page = Page("fallthru", 1, "writable overlays: one writable top over read-only bottoms")
     page.section("Synopsis")

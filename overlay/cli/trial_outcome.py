@@ -15,8 +15,6 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
-import click
-
 from overlay.cli.changelines import COLOURS, LETTERS, record
 from overlay.cli.wishes import Wishes
 from overlay.errors import FallthruError, OperationFailed, UsageError
@@ -194,7 +192,7 @@ def _show(summary: _Summary, trial: Trial) -> None:
     for change in summary.first:
         letter = LETTERS[change.kind]
         slash = "/" if "directory" in (change.ftype, change.old_ftype) else ""
-        name = click.style(f"{letter} /{printable(change.path)}{slash}", fg=COLOURS[letter])
+        name = _coloured(f"{letter} /{printable(change.path)}{slash}", COLOURS[letter])
         _say(name + _remark(change))
     if summary.total > len(summary.first):
         _say(f"… and {summary.total - len(summary.first)} more")
@@ -224,12 +222,21 @@ def _emit(trial: Trial, summary: _Summary) -> None:
             for each in (*trial.shown, *trial.failed)
         ],
     }
-    click.echo(json.dumps(document, default=os.fspath))
+    print(json.dumps(document, default=os.fspath), flush=True)
+
+
+def _coloured(text: str, colour: str) -> str:
+    """Text for standard error, in a colour if that is a terminal."""
+    if not sys.stderr.isatty():
+        return text
+    import click
+
+    return click.style(text, fg=colour)
 
 
 def _say(text: str, *, newline: bool = True) -> None:
     try:
-        click.echo(text, err=True, nl=newline)
+        print(text, end="\n" if newline else "", file=sys.stderr, flush=True)
     except OSError as error:
         if error.errno != errno.EIO:
             raise

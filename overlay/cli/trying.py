@@ -2,31 +2,11 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
-from functools import partial
-from typing import TYPE_CHECKING
-
 import click
 
 from overlay.cli.layers import DIRECTORY, SIZE, json_option, selection_options
-from overlay.cli.wishes import Wishes
-
-if TYPE_CHECKING:
-    from overlay.roots.enclosure import Command
-    from overlay.trials.trial import Trial
-
-
-@dataclass(frozen=True, slots=True)
-class _Place:
-    """Where the tops are: in memory, in a directory for once, or where they are kept."""
-
-    disk: str | None
-    size: int | None
-    keep: str | None
-    as_user: bool
+from overlay.cli.trial_run import run_trial
+from overlay.cli.wishes import Asked, Wishes
 
 
 @click.command(
@@ -103,77 +83,4 @@ def try_(
       fallthru try --discard --json -- ./build | tail -1 | jq .
     """
     wishes = Wishes(commit, discard, keep, yes, as_json, only, without)
-    _check(wishes, disk)
-    from overlay.privilege import in_user_namespace
-    from overlay.roots import enclosure
-
-    place = _Place(disk, size, keep, os.geteuid() != 0 or in_user_namespace())
-    command = enclosure.Command(words, directory=os.getcwd())
-    with _running(command, place, shared) as trial:
-        from overlay.cli.trial_outcome import settle
-
-        settled = settle(trial, wishes)
-    context.exit(settled or trial.code)
-
-
-def _check(wishes: Wishes, disk: str | None) -> None:
-    """Refuse what contradicts itself before anything is run."""
-    from overlay.errors import UsageError
-
-    chosen = [wishes.commit, wishes.discard, wishes.keep is not None]
-    if sum(chosen) > 1:
-        raise UsageError("--commit, --discard and --keep exclude one another")
-    if wishes.keep is not None and disk is not None:
-        raise UsageError("--keep and --disk exclude one another: what is kept is on a disk")
-    if wishes.commit and not wishes.yes and not wishes.can_ask:
-        raise UsageError(
-            "nobody can be asked whether to commit: there is no terminal",
-            hint="say --yes as well, or keep the changes with --keep DIR",
-        )
-
-
-@contextmanager
-def _running(command: Command, place: _Place, shared: tuple[str, ...]) -> Iterator[Trial]:
-    """The trial of a command that ended, while its tops exist."""
-    from overlay.trials import trial
-
-    family = "user" if place.as_user else "trusted"
-    with ExitStack() as held:
-        directory, size, names, cleanup = None, place.size, None, None
-        if place.keep is not None or place.disk is not None:
-            from overlay.trials import store as trialstore
-        if place.keep is not None:
-            directory = place.keep
-            names = held.enter_context(trialstore.kept(directory, family))
-        elif place.disk is not None:
-            need = place.size or trialstore.DEFAULT_NEED
-            directory = held.enter_context(trialstore.on_disk(place.disk, need))
-            cleanup = partial(trialstore.remove, directory)
-        elif size is None:
-            size = trial.memory_size()
-        made = trial.run(
-            command,
-            directory=directory,
-            size=size,
-            shared=shared,
-            as_user=place.as_user,
-            names=names,
-            cleanup=cleanup,
-        )
-        held.callback(os.close, made.store)
-        yield made
-        if directory is not None and names is not None:
-            _note_kept(made, directory, names)
-
-
-def _note_kept(trial: Trial, directory: str, names: dict[str, str]) -> None:
-    """Keep the tops that hold something, and note whose they are."""
-    from overlay.trials import store as trialstore
-    from overlay.trials.changes import is_empty
-
-    for piece in trial.pieces:
-        if is_empty(os.path.join(directory, piece.name, "top")):
-            trialstore.remove(os.path.join(directory, piece.name))
-            names.pop(piece.path, None)
-        else:
-            names[piece.path] = piece.name
+    context.exit(run_trial(Asked(words, wishes, disk, size, shared)))

@@ -1,11 +1,11 @@
-"""What is to become of the changes that a command made."""
+"""What ``fallthru try`` was asked for."""
 
 from __future__ import annotations
 
 import sys
 from dataclasses import dataclass
 
-__all__ = ["Wishes"]
+__all__ = ["Asked", "Wishes"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,3 +32,17 @@ class Wishes:
     def can_ask(self) -> bool:
         """Whether somebody is there to be asked, after reading what changed."""
         return not self.yes and sys.stdin.isatty() and sys.stderr.isatty()
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """All that was asked for: ``words`` are the command, ``shared`` paths the real ones.
+
+    The tops are in memory, or in the directory ``disk``; they may take ``size`` bytes.
+    """
+
+    words: tuple[str, ...]
+    wishes: Wishes
+    disk: str | None = None
+    size: int | None = None
+    shared: tuple[str, ...] = ()

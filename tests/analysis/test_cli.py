@@ -197,7 +197,7 @@ def test_a_terminal_gets_tables_and_names_are_not_markup(tmp_path: Path) -> None
 
 def test_help_needs_no_pandas(tmp_path: Path) -> None:
     script = (
-        "import sys\nfrom click.testing import CliRunner\nfrom overlay.cli import command\n"
+        "import sys\nfrom click.testing import CliRunner\nfrom overlay.cli.group import command\n"
         "for verb in ('report', 'advise', 'fleet'):\n"
         "    done = CliRunner().invoke(command, [verb, '--help'])\n"
         "    assert done.exit_code == 0 and 'Examples' in done.output, done.output\n"

@@ -9,7 +9,7 @@ import sys
 
 import pytest
 
-from overlay.cli import SUBCOMMANDS
+from overlay.cli.group import SUBCOMMANDS
 from tests.running import REPOSITORY, fallthru, in_child, need_readable_checkout
 from tracer.cli import SUBCOMMANDS as TRACE_SUBCOMMANDS
 
@@ -19,7 +19,7 @@ HEAVY = {"pandas", "numpy", "matplotlib", "pyarrow", "bcc", "rich", "pyroute2"}
 
 def imported_by(*arguments: str) -> set[str]:
     code = (
-        "import sys; from overlay.cli import command\n"
+        "import sys; from overlay.cli.group import command\n"
         f"command.main({list(arguments)!r}, standalone_mode=False)\n"
         "print('\\n' + ' '.join(sorted({name.partition('.')[0] for name in sys.modules})))"
     )
@@ -32,6 +32,14 @@ def imported_by(*arguments: str) -> set[str]:
 @pytest.mark.parametrize("arguments", [["--help"], ["status"]], ids=" ".join)
 def test_starting_the_command_imports_nothing_heavy(arguments: list[str]) -> None:
     assert not imported_by(*arguments) & HEAVY
+
+
+def test_a_trial_in_plain_words_starts_without_click(root: None) -> None:
+    trial = [sys.executable, "-X", "importtime", "-m", "overlay", "try", "--discard", "--", "true"]
+    done = subprocess.run(trial, cwd=REPOSITORY, capture_output=True, text=True, check=True)
+    imported = {line.rpartition("|")[2].strip() for line in done.stderr.splitlines()}
+    assert "overlay.trials.trial" in imported
+    assert not imported & {"click", *HEAVY}
 
 
 @pytest.mark.parametrize(
@@ -60,7 +68,7 @@ def test_every_subcommand_has_help_with_an_example(name: str) -> None:
 @pytest.mark.parametrize("name", EVERY)
 def test_help_of_a_subcommand_imports_nothing_heavy(name: str) -> None:
     code = (
-        "import sys; from overlay.cli import command\n"
+        "import sys; from overlay.cli.group import command\n"
         "try: command.main([*sys.argv[1:], '--help'])\n"
         "except SystemExit: pass\n"
         "print(*sorted({name.partition('.')[0] for name in sys.modules}))"

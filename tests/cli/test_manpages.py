@@ -9,7 +9,7 @@ from pathlib import Path
 import click
 import pytest
 
-from overlay.cli import SUBCOMMANDS, command
+from overlay.cli.group import SUBCOMMANDS, command
 from overlay.cli.manpages import pages
 from overlay.marks import MARKS
 from overlay.mountoptions import parse
