@@ -13,6 +13,7 @@ import pytest
 
 from overlay import syscalls
 from overlay.errors import UsageError
+from overlay.roots.cgroups import Group
 from tests.conftest import Layers, make_layers
 from tests.rawoverlay import overlay
 from tests.running import in_child
@@ -148,8 +149,9 @@ def test_cgroup(layers: Layers, container: bool) -> None:
                 os.chmod(mnt / name, 0o600)
         got = rows(session.table())
     finally:
-        below.rmdir()
-        group.rmdir()
+        # Its last process may leave it a moment after it was waited for.
+        Group(str(below)).remove()
+        Group(str(group)).remove()
     assert sorted(row["path"] for row in got) == [f"/{name}" for name in names[:5]]
     assert {row["cgroup"] for row in got} == {f"/{group.name}/below"}
     assert {row["container"] for row in got} == {ident[:12] if container else None}
