@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from overlay.errors import UsageError
 from overlay.text import printable
@@ -36,8 +36,7 @@ KERNEL_FILESYSTEMS = frozenset({
 # fmt: on
 
 
-@dataclass(frozen=True, slots=True)
-class MountEntry:
+class MountEntry(NamedTuple):
     """One line of mountinfo.  Paths are ``str`` with surrogate escapes (os.fsdecode)."""
 
     mount_id: int
@@ -61,8 +60,7 @@ class MountEntry:
         return any(key == "ro" for key, _ in self.super_options)
 
 
-@dataclass(frozen=True, slots=True)
-class OverlayMount:
+class OverlayMount(NamedTuple):
     """An overlay mount in the document's terms.
 
     ``bottoms`` and ``data_bottoms`` are uppermost first; ``top`` and ``work`` are None
@@ -80,7 +78,10 @@ class OverlayMount:
     top: str | None
     work: str | None
     vfs_options: tuple[str, ...]
-    options: dict[str, str] = field(hash=False)
+    options: dict[str, str]
+
+    def __hash__(self) -> int:
+        return hash(self[:-1])
 
     @property
     def family(self) -> str:

@@ -7,7 +7,7 @@ mount promises.  Source of the options: Documentation/filesystems/overlayfs.rst.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from overlay.errors import UsageError
 
@@ -17,8 +17,7 @@ __all__ = ["DEFAULT", "PROFILES", "SOURCE_PREFIX", "Profile", "profile_named", "
 SOURCE_PREFIX = "fallthru:"
 
 
-@dataclass(frozen=True, slots=True)
-class Profile:
+class Profile(NamedTuple):
     """A named set of promises.
 
     ``pinned`` are (key, value, reason); an empty value means a flag.  ``reads_stubs``:

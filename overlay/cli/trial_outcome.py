@@ -12,7 +12,6 @@ import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from overlay.cli.changelines import COLOURS, LETTERS, record
@@ -29,16 +28,16 @@ __all__ = ["settle"]
 _SHOWN = 200
 
 
-@dataclass(slots=True)
 class _Summary:
     """How many changes there were, the first of them, and what became of them all."""
 
-    counts: dict[str, int] = field(default_factory=lambda: dict.fromkeys(LETTERS, 0))
-    first: list[Change] = field(default_factory=list)
-    outcome: str = "discarded"
-    kept_in: str | None = None
-    committed: int = 0
-    left: list[str] = field(default_factory=list)
+    def __init__(self) -> None:
+        self.counts = dict.fromkeys(LETTERS, 0)
+        self.first: list[Change] = []
+        self.outcome = "discarded"
+        self.kept_in: str | None = None
+        self.committed = 0
+        self.left: list[str] = []
 
     @property
     def total(self) -> int:
@@ -131,7 +130,7 @@ def _ask(trial: Trial, wishes: Wishes, summary: _Summary) -> None:
             if not answer or (verb and "discard".startswith(verb)):
                 return
             if verb and "commit".startswith(verb):
-                _commit(trial, replace(wishes, only=(*wishes.only, *words)), summary)
+                _commit(trial, wishes._replace(only=(*wishes.only, *words)), summary)
                 if not _changed(trial):
                     return
             if verb and "keep".startswith(verb):

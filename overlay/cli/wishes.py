@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import sys
-from dataclasses import dataclass
+from typing import NamedTuple
 
 __all__ = ["Asked", "Wishes"]
 
 
-@dataclass(frozen=True, slots=True)
-class Wishes:
+class Wishes(NamedTuple):
     """The options of ``fallthru try`` about the time after the command.
 
     ``only`` and ``without`` are patterns of what is committed.
@@ -34,8 +33,7 @@ class Wishes:
         return not self.yes and sys.stdin.isatty() and sys.stderr.isatty()
 
 
-@dataclass(frozen=True, slots=True)
-class Asked:
+class Asked(NamedTuple):
     """All that was asked for: ``words`` are the command, ``shared`` paths the real ones.
 
     The tops are in memory, or in the directory ``disk``; they may take ``size`` bytes.

@@ -17,8 +17,7 @@ import signal
 import socket
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any, Final, NoReturn, TypeVar
+from typing import Any, Final, NamedTuple, NoReturn, TypeVar
 
 from overlay import syscalls
 from overlay.channel import expect, guarded, received, say
@@ -31,21 +30,19 @@ CANNOT_EXECUTE: Final = 126  # as a shell and env(1) report it
 NOT_FOUND: Final = 127
 
 
-@dataclass(frozen=True, slots=True)
-class Command:
+class Command(NamedTuple):
     """What to run: its words, environment and directory (inside; "/" where it is missing).
 
     ``become`` changes to another user, with the root in place, and adds to the environment.
     """
 
     words: Sequence[str]
-    environment: Mapping[str, str] = field(default_factory=lambda: dict(os.environ))
+    environment: Mapping[str, str] = os.environ
     directory: str = "/"
     become: Callable[[], Mapping[str, str]] | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Enclosure:
+class Enclosure(NamedTuple):
     """Where to run it: CLONE_NEW* flags, and what makes the place ready.
 
     ``prepare`` runs as the first process in the namespaces; what it returns, plain data and
@@ -64,8 +61,7 @@ class Enclosure:
     cleanup: Callable[[int], None] | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Ending:
+class Ending(NamedTuple):
     """How the command ended: ``code`` as a shell tells it (128 + N for signal N).
 
     ``report`` and ``fds`` are what the preparation returned; the descriptors are the caller's.

@@ -5,8 +5,7 @@ from __future__ import annotations
 import ctypes
 import functools
 import os
-from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from overlay.syscalls.libc import Path, check, libc
 
@@ -169,8 +168,7 @@ class _Statx(ctypes.Structure):
     )
 
 
-@dataclass(frozen=True, slots=True)
-class Statx:
+class Statx(NamedTuple):
     """The part of statx(2) that os.stat lacks.
 
     ``mnt_id`` is the mount's number as in mountinfo (0 before 5.8), ``btime_ns`` the

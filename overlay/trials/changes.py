@@ -9,8 +9,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
     from overlay.differences.difference import Change
@@ -20,8 +19,7 @@ if TYPE_CHECKING:
 __all__ = ["Part", "changes", "is_empty", "parts"]
 
 
-@dataclass(frozen=True, slots=True)
-class Part:
+class Part(NamedTuple):
     """A tree of the system, at ``path``, and the ``top`` with what the trial changed there.
 
     ``work`` is the work directory of the top that it is a part of.

@@ -16,8 +16,7 @@ from __future__ import annotations
 import os
 import stat
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Final
+from typing import Final, NamedTuple
 
 from overlay import mountinfo, syscalls
 
@@ -30,8 +29,7 @@ _PROCESSES: Final = "/proc"
 _KERNEL: Final = "/sys"
 
 
-@dataclass(frozen=True, slots=True)
-class Piece:
+class Piece(NamedTuple):
     """One overlay of the trial: ``path`` is its bottom and its place, ``name`` its directory
     among the tops.  For an ordinary user the root of the top gets ``mode``, and ``ways`` are
     directories below (relative) with theirs; else the root gets all that its bottom has.
@@ -43,8 +41,7 @@ class Piece:
     ways: tuple[tuple[str, int], ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
-class Shown:
+class Shown(NamedTuple):
     """A mount, a file or a tree at ``path`` that is not overlaid, and why."""
 
     path: str
@@ -53,7 +50,6 @@ class Shown:
     recursive: bool = True
 
 
-@dataclass(slots=True)
 class Plan:
     """A trial of the system: what is made of it, outermost first.
 
@@ -62,12 +58,12 @@ class Plan:
     by the places that they belong to.
     """
 
-    names: dict[str, str] = field(default_factory=dict)
-
-    pieces: list[Piece] = field(default_factory=list)
-    shown: list[Shown] = field(default_factory=list)
-    joints: list[tuple[str, int]] = field(default_factory=list)
-    links: list[tuple[str, str]] = field(default_factory=list)
+    def __init__(self, names: Mapping[str, str] | None = None) -> None:
+        self.names = dict(names or {})
+        self.pieces: list[Piece] = []
+        self.shown: list[Shown] = []
+        self.joints: list[tuple[str, int]] = []
+        self.links: list[tuple[str, str]] = []
 
     def add(self, path: str, mode: int | None = None, ways: Sequence[tuple[str, int]] = ()) -> None:
         taken = {piece.name for piece in self.pieces} | set(self.names.values())
@@ -89,7 +85,7 @@ def make(
     expected to write to then.
     """
     mounts = [entry for entry in mountinfo.read() if _visible(entry)]
-    plan = Plan(dict(names or {}))
+    plan = Plan(names)
     overlaid = []
     as_is: list[str] = []
     for entry in mounts:
