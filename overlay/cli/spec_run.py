@@ -53,6 +53,7 @@ _DIRECTORY = click.Path(exists=True, file_okay=False, path_type=str)
 )
 @click.option("--bottom-dir", type=_DIRECTORY, help="Make the bottoms below this directory.")
 @click.option("--top-dir", type=_DIRECTORY, help="Make the tops below this directory.")
+@click.option("--nfs-dir", type=_DIRECTORY, help="A directory on NFS, for the clauses about it.")
 @click.option(
     "--bottom-fs",
     "bottom_kinds",
@@ -79,6 +80,7 @@ def run(
     kernel: str,
     bottom_dir: str | None,
     top_dir: str | None,
+    nfs_dir: str | None,
     bottom_kinds: tuple[str, ...],
     top_kinds: tuple[str, ...],
     as_json: bool,
@@ -104,11 +106,11 @@ def run(
 
     clauses = catalogue.select(catalogue.load(), patterns)
     chosen = chosen_targets(targets, commands)
-    if kernel != "host" and (bottom_dir or top_dir):
+    if kernel != "host" and (bottom_dir or top_dir or nfs_dir):
         raise UsageError(
             "a guest sees this machine's directories read-only",
-            hint="--bottom-dir and --top-dir are for the running kernel; --bottom-fs and --top-fs "
-            "make file systems in the guest",
+            hint="--bottom-dir, --top-dir and --nfs-dir are for the running kernel; --bottom-fs "
+            "and --top-fs make file systems in the guest",
         )
     results = []
     for bottom_kind, top_kind in layer_kinds(bottom_kinds, top_kinds, bottom_dir, top_dir):
@@ -123,6 +125,7 @@ def run(
                 top_dir=None if top_dir is None else Path(top_dir),
                 bottom_fs=bottom_fs,
                 top_fs=top_fs,
+                nfs_dir=None if nfs_dir is None else Path(nfs_dir),
             )
         else:
             from overlay.spec import kernels

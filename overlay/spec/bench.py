@@ -10,6 +10,8 @@ on; clauses about what is *kept* call :meth:`Bench.remount` first.
 from __future__ import annotations
 
 import os
+import shutil
+import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -44,13 +46,14 @@ _FLAGS = {
 class Places:
     """Empty directories for one clause: where its bottom, its top and its mounts go.
 
-    ``kept`` has images that need not be made anew.
+    ``kept`` has images that need not be made anew; ``nfs`` is a directory on NFS, if there is one.
     """
 
     bottom: Path
     top: Path
     mounts: Path
     kept: KeptImages = field(default_factory=KeptImages)
+    nfs: Path | None = None
 
 
 class Bench(Looking):
@@ -102,6 +105,20 @@ class Bench(Looking):
         """Let top and work be new directories in ``home``."""
         self.top, self.work = home / "top", home / "top.work"
         self.make(self.top, self.work)
+
+    def home_on_nfs(self) -> Path:
+        """An empty directory on NFS, for a layer; Lacks where there is none."""
+        if self._places.nfs is None:
+            raise Lacks("a directory on NFS (--nfs-dir)")
+        place = Path(tempfile.mkdtemp(prefix="fallthru-spec-", dir=self._places.nfs))
+        self.at_close(lambda: shutil.rmtree(place))
+        home = place / "nfs"
+        home.mkdir()
+        self.steps.add_home(place)
+        self.steps.do("mkdir served nfs")
+        self.steps.do('exportfs -o rw,no_root_squash,insecure,fsid=0 127.0.0.1:"$PWD"/served')
+        self.steps.do("mount -t nfs4 127.0.0.1:/ nfs")
+        return home
 
     def cover(self, directory: Path, *, read_only: bool) -> None:
         """Bind ``directory`` over itself, to make a mount of it (a read-only one)."""

@@ -11,12 +11,12 @@ import json
 import os
 import sys
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, replace
 from functools import partial
 from typing import Any, Final
 
-from overlay.spec import catalogue, runner
+from overlay.spec import catalogue, nfs, runner
 from overlay.spec.catalogue import Clause
 from overlay.spec.checks import all_checks
 from overlay.spec.command import CommandTarget
@@ -44,13 +44,16 @@ def main(arguments: Sequence[str]) -> None:
     _import_all()
     processors = os.cpu_count() or 1
     size = len(clauses) if processors == 1 else _PIECE
+    about_nfs = [clause for clause in clauses if clause.id.startswith("nfs.")]
+    others = [clause for clause in clauses if clause not in about_nfs]
     pieces = [
-        (target, clauses[at : at + size])
-        for target in targets
-        for at in range(0, len(clauses), size)
+        (target, others[at : at + size]) for target in targets for at in range(0, len(others), size)
     ]
-    with keeping() as kept:
-        how = {name: request[name] for name in ("bottom_fs", "top_fs")} | {"kept": kept}
+    # Last, for the server has its clients wait at first.
+    pieces += [(target, about_nfs) for target in targets if about_nfs]
+    with keeping() as kept, nfs.served() if about_nfs else nullcontext() as nfs_dir:
+        how = {name: request[name] for name in ("bottom_fs", "top_fs")}
+        how |= {"kept": kept, "nfs_dir": nfs_dir}
         with _judged(pieces, how, processors) as judged:
             for results in judged:
                 for result in results:

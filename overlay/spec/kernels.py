@@ -83,7 +83,12 @@ def run(kernel: str, request: Request) -> list[Result]:
 def shares(request: Request, most: int) -> list[Request]:
     """The request's clauses dealt out to at most ``most`` requests, each for all targets."""
     ids = [clause.id for clause in catalogue.select(catalogue.load(), request.clauses)]
-    return [replace(request, clauses=tuple(ids[n::most])) for n in range(min(most, len(ids)))]
+    # One server for all clauses about NFS.
+    about_nfs = [id for id in ids if id.startswith("nfs.")]
+    others = [id for id in ids if id not in about_nfs]
+    dealt = [others[n::most] for n in range(most)]
+    dealt[0] += about_nfs
+    return [replace(request, clauses=tuple(part)) for part in dealt if part]
 
 
 def _run(kernel: str, request: Request) -> tuple[list[Result], FallthruError | None]:

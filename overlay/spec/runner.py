@@ -75,6 +75,7 @@ def run(
     top_dir: Path | None = None,
     bottom_fs: str | None = None,
     top_fs: str | None = None,
+    nfs_dir: Path | None = None,
     checks: dict[str, Check] | None = None,
     patience: float = _PATIENCE,
     kept: KeptImages | None = None,
@@ -84,12 +85,13 @@ def run(
 
     ``shuffle`` seeds a random order of execution.  Layers are made in memory, or below
     ``bottom_dir`` and ``top_dir``, or on fresh file systems of the kinds ``bottom_fs`` and
-    ``top_fs`` (of :data:`overlay.spec.filesystems.KINDS`).  ``kept`` has images for other
-    runs, too.  ``on_result`` is called as each clause ends.
+    ``top_fs`` (of :data:`overlay.spec.filesystems.KINDS`).  ``nfs_dir`` is a
+    directory on NFS for the clauses about that.  ``kept`` has images for other runs, too.
+    ``on_result`` is called as each clause ends.
     """
     order = in_order(clauses, shuffle)
     chosen = all_checks() if checks is None else checks
-    homes = Homes(bottom_dir, top_dir, bottom_fs, top_fs)
+    homes = Homes(bottom_dir, top_dir, bottom_fs, top_fs, nfs_dir)
     results = []
     with nullcontext(kept) if kept else keeping() as images:
         for target in targets:

@@ -20,12 +20,16 @@ __all__ = ["Homes", "Scratch"]
 
 @dataclass(frozen=True, slots=True)
 class Homes:
-    """Where layers are made instead of in memory: in directories, or on fresh file systems."""
+    """Where layers are made instead of in memory: in directories, or on fresh file systems.
+
+    ``nfs_dir``, on NFS, is for the clauses about that alone.
+    """
 
     bottom_dir: Path | None = None
     top_dir: Path | None = None
     bottom_fs: str | None = None
     top_fs: str | None = None
+    nfs_dir: Path | None = None
 
 
 class Scratch:
@@ -39,6 +43,7 @@ class Scratch:
         self._kept = kept or KeptImages()
         self._homes = (homes.bottom_dir, homes.top_dir)
         self._kinds = (homes.bottom_fs, homes.top_fs)
+        self._nfs = homes.nfs_dir
         self._made: list[Path] = []
         self._count = 0
 
@@ -94,7 +99,7 @@ class Scratch:
         )
         for directory in (mounts, bottom, top):
             directory.mkdir()
-        return Places(bottom, top, mounts, self._kept)
+        return Places(bottom, top, mounts, self._kept, self._nfs)
 
     def remove(self, places: Places) -> None:
         """Make room: the next clause must not find the file system full."""

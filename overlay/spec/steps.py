@@ -46,6 +46,10 @@ class Steps:
         self._held: set[int] = set()
         self._quiet = 0
 
+    def add_home(self, home: Path) -> None:
+        """What is in ``home``, too, stands beside the layers in the script."""
+        self._homes += (os.fspath(home),)
+
     @property
     def text(self) -> str:
         """The whole script."""

@@ -25,6 +25,13 @@ def test_every_clause_once_and_in_order_for_all_targets(most: int) -> None:
     assert {replace(part, clauses=()) for part in parts} == {replace(request, clauses=())}
 
 
+def test_one_guest_has_all_that_takes_a_server() -> None:
+    parts = shares(Request((), ("a",)), 3)
+    holding = [part for part in parts if any(id.startswith("nfs.") for id in part.clauses)]
+    assert len(holding) == 1
+    assert {"nfs.bottom", "nfs.top"} <= set(holding[0].clauses)
+
+
 def test_what_a_guest_had_said_before_it_died_counts_but_for_half_a_line() -> None:
     said = [Result(f"a.{n}", "engine", "6.1", "kept", "x", "x", ("1",)) for n in range(2)]
     printed = "".join(json.dumps(asdict(result)) + "\n" for result in said)

@@ -20,16 +20,18 @@ pytestmark = pytest.mark.timeout(1500)
 SMOKE = ("kernel:document",)
 
 #: Reasons, by their beginning, why clauses are not run on the kernel mounts of any guest.
-NOWHERE = ("flash for jffs2", "a bottom on NFS", "a top on NFS", "a machine that was booted with")
+NOWHERE = ("flash for jffs2", "a machine that was booted with")
 #: tmpfs has both since 6.6.
 BEFORE_6_6 = ("O_DIRECT on both layers", "user xattrs on the layers")
 #: Its root is the machine's, which need not have the programs.
 HOST_LACKS = ("mkfs.", "mksquashfs,", "xorriso,")
+#: Where nfsd does not start.
+NO_SERVER = ("a directory on NFS",)
 NOT_RUN = {
     "uml": (*NOWHERE, *BEFORE_6_6, *HOST_LACKS),
-    "debian-6.1": (*NOWHERE, *BEFORE_6_6),
-    "debian-6.12": NOWHERE,
-    "debian-7": NOWHERE,
+    "debian-6.1": (*NOWHERE, *BEFORE_6_6, *NO_SERVER),
+    "debian-6.12": (*NOWHERE, *NO_SERVER),
+    "debian-7": (*NOWHERE, *NO_SERVER),
 }
 
 
@@ -68,6 +70,13 @@ def test_the_old_option_parser_is_what_was_judged() -> None:
         }
         assert "example.edit.copyup" in kept
         assert len(kept) > 100
+
+
+def test_layers_on_nfs_are_judged_in_a_guest() -> None:
+    results = judged("uml", DEFAULT_TARGETS)
+    for id, status in (("nfs.bottom", "departed"), ("nfs.top", "kept")):
+        found = {result.target: result.status for result in results if result.id == id}
+        assert found == dict.fromkeys(DEFAULT_TARGETS, status)
 
 
 def test_the_command_judges_in_the_guest() -> None:

@@ -6,7 +6,6 @@ import errno
 import os
 import subprocess
 from functools import partial
-from pathlib import Path
 from typing import Final
 
 from overlay import mountinfo, syscalls
@@ -16,7 +15,6 @@ from overlay.spec.checks import Observations, check
 from overlay.spec.observe import Lacks
 
 _CONTENT: Final = b"content on some file system\n" * 41
-_NFS_SUPER_MAGIC: Final = 0x6969  # include/uapi/linux/magic.h
 
 
 def _filled(b: Bench) -> None:
@@ -130,23 +128,18 @@ def e2fsck(b: Bench) -> Observations:
     yield b.same("result", "exit code of e2fsck -f -n", 0, done.returncode)
 
 
-def _on_nfs(path: Path) -> bool:
-    return syscalls.statfs_type(path) == _NFS_SUPER_MAGIC
-
-
 @check("nfs.bottom")
 def nfs_bottom(b: Bench) -> Observations:
-    if not _on_nfs(b.bottom):
-        raise Lacks("a bottom on NFS (--bottom-dir on an NFS mount)")
+    b.bottom = b.home_on_nfs() / "bottom"
+    b.make(b.bottom)
     b.file("file")
     yield b.refuses("mounting over a bottom on NFS", b.mount)
 
 
 @check("nfs.top")
 def nfs_top(b: Bench) -> Observations:
-    if not _on_nfs(b.top):
-        raise Lacks("a top on NFS (--top-dir on an NFS mount)")
     b.file("file")
+    b.move_top(b.home_on_nfs())
     yield b.refuses("mounting with a top on NFS", b.mount)
 
 
