@@ -13,7 +13,7 @@ import os
 import shutil
 import stat
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
@@ -47,12 +47,14 @@ _MS_REMOUNT: Final = 0x20
 class Kind:
     """How an image of a file system is made: ``size`` MiB, by ``make`` {image} and {tree}.
 
-    A ``finished`` one is made from a directory tree and cannot be written afterwards.
+    A ``finished`` one is made from a directory tree and cannot be written afterwards.  A
+    ``single`` one is told by its UUID: no copy of it can be mounted at the same time.
     """
 
     make: tuple[str, ...]
     size: int = 0
     finished: bool = False
+    single: bool = False
 
 
 KINDS: Final = {
@@ -61,8 +63,8 @@ KINDS: Final = {
     "ext4": Kind(
         ("mkfs.ext4", "-q", "-F", "-E", "lazy_itable_init=0,lazy_journal_init=0", "{image}"), 16
     ),
-    "xfs": Kind(("mkfs.xfs", "-q", "-m", "reflink=1", "{image}"), 320),
-    "btrfs": Kind(("mkfs.btrfs", "-q", "{image}"), 120),
+    "xfs": Kind(("mkfs.xfs", "-q", "-m", "reflink=1", "{image}"), 320, single=True),
+    "btrfs": Kind(("mkfs.btrfs", "-q", "{image}"), 120, single=True),
     "squashfs": Kind(
         ("mksquashfs", "{tree}", "{image}", "-quiet", "-no-progress", "-noappend"), finished=True
     ),
@@ -81,7 +83,14 @@ def make_image(kind: str, image: Path, tree: Path, kept: KeptImages) -> None:
     if shutil.which(made.make[0]) is None:
         raise Lacks(f"{made.make[0]}, which makes a {kind} file system")
     name = f"{kind}.{_digest(tree)}" if made.finished else kind
-    kept.provide(name, image, partial(_mkfs, made, image, tree))
+    _provide(kind, name, image, partial(_mkfs, made, image, tree), kept)
+
+
+def _provide(kind: str, name: str, image: Path, make: Callable[[], None], kept: KeptImages) -> None:
+    if KINDS[kind].single:
+        make()
+    else:
+        kept.provide(name, image, make)
 
 
 def _digest(tree: Path) -> str:
@@ -145,7 +154,7 @@ def put_bottom(bench: Bench, kind: str) -> None:
         _make(bench, kind, image, bench.bottom)
     else:
         name = f"{kind}.{_digest(bench.bottom)}"
-        bench.kept.provide(name, image, partial(_make_filled, bench, kind, image))
+        _provide(kind, name, image, partial(_make_filled, bench, kind, image), bench.kept)
         _note_filling(bench, kind, image)
     _attach(bench, kind, image, bench.bottom, read_only=True)
 

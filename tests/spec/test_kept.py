@@ -10,7 +10,7 @@ import pytest
 
 from overlay.spec import runner
 from overlay.spec.bench import Bench
-from overlay.spec.catalogue import Clause
+from overlay.spec.catalogue import Clause, load, select
 from overlay.spec.checks import Observations
 from overlay.spec.kept import keeping
 from overlay.spec.targets import EngineTarget, OverlayfsTarget, Target
@@ -93,3 +93,11 @@ def test_one_image_serves_all_targets_of_a_run_and_no_other_run(tmp_path: Path) 
         results = runner.run([clause], targets, checks={clause.id: check})
         assert [result.status for result in results] == ["kept", "kept"]
         assert len(log.read_text().splitlines()) == runs
+
+
+@pytest.mark.parametrize("kind", ["ext2", "ext4", "xfs", "btrfs"])
+def test_file_systems_of_one_kind_can_be_mounted_side_by_side(kind: str) -> None:
+    clauses = select(load(), ("example.edit.copyup", f"supported.top.{kind}"))
+    targets: list[Target] = [OverlayfsTarget(), OverlayfsTarget((("index", "on"),))]
+    results = runner.run(clauses, targets, bottom_fs=kind, top_fs=kind)
+    assert {result.status for result in results} <= {"kept", "departed"}, results
