@@ -23,6 +23,12 @@ class Program:
     links: dict[tuple[str, str], int] = field(default_factory=dict)
     loaded: dict[tuple[str, int], int] = field(default_factory=dict)
     loader: Loader | None = None
+    _missed: int = 0
+
+    @property
+    def missed(self) -> int:
+        """Runs of programs that the kernel left out."""
+        return self._missed + sum(map(bpf.runs_missed, self.loaded.values()))
 
     def take_up(self, hooks: Sequence[Hook]) -> None:
         """Stand there, too."""
@@ -41,6 +47,7 @@ class Program:
         """Hook nothing any more; the maps can still be read."""
         while self.links:
             os.close(self.links.popitem()[1])
+        self._missed = self.missed
         while self.loaded:
             os.close(self.loaded.popitem()[1])
 

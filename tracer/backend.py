@@ -19,6 +19,7 @@ from overlay.errors import EnvironmentLacks, UsageError
 from tracer.hooks import BACKENDS, DROPS, EXITS, FINDER
 from tracer.kinds import KINDS
 from tracer.latencies import Latency, read_latencies
+from tracer.preemption import preempts
 from tracer.program import COPYUPS, RINGS, Filters, Options, Program, build
 
 if TYPE_CHECKING:
@@ -31,7 +32,8 @@ class Backend(Protocol):
     """Something that sees copyups.
 
     It works from construction until :meth:`close`.  ``lost`` counts records that found
-    no room, ``unmatched`` copyups that were begun but never seen to end.
+    no room and events that the kernel kept from it, ``unmatched`` copyups that were begun
+    but never seen to end.
     """
 
     name: str
@@ -187,7 +189,7 @@ class Probes:
 
     @property
     def lost(self) -> int:
-        return self._counts[0] if self._counts else self._value(_LOST)
+        return self._counts[0] if self._counts else self._value(_LOST) + self._program.missed
 
     @property
     def unmatched(self) -> int:
@@ -208,7 +210,7 @@ class Probes:
 
     def close(self) -> None:
         if self._counts is None:
-            self._counts = (self._value(_LOST), self._value(_UNMATCHED))
+            self._counts = (self.lost, self.unmatched)
             self._latencies = self.latencies()
             self._ring.close()
             self._spare.close()
@@ -229,12 +231,15 @@ def open_backend(name: str | None, filters: Filters, options: Options = COPYUPS)
         if name not in BACKENDS:
             raise UsageError(f"no backend is called {name}", hint=f"they are {', '.join(BACKENDS)}")
         return Probes(name, filters, options)
-    for better in BACKENDS[:-1]:
+    *better, last = BACKENDS
+    if preempts():
+        better.reverse()
+    for one in better:
         try:
-            return Probes(better, filters, options)
+            return Probes(one, filters, options)
         except EnvironmentLacks:
             continue  # `trace doctor` tells why
-    return Probes(BACKENDS[-1], filters, options)
+    return Probes(last, filters, options)
 
 
 def clock_offset() -> int:

@@ -56,12 +56,15 @@ def _addresses() -> str:
 
 
 def _backend(name: str) -> str:
+    from tracer.preemption import preempts
     from tracer.session import Session
 
     with Session(backend=name) as session:
         hooks = session.hooks
     if name != "tracepoint":
-        return f"loads, at {len(hooks)} functions and tracepoints"
+        preempted = name == "fentry" and preempts()
+        without = "; may be preempted, and then miss some" if preempted else ""
+        return f"loads, at {len(hooks)} functions and tracepoints{without}"
     missing = [f"{hook} ({use})" for hook, use in _DETAIL.items() if hook not in hooks]
     without = "; without " + ", ".join(missing) if missing else ""
     return f"loads, {len(hooks)} tracepoints{without}"

@@ -276,7 +276,7 @@ class Session:
 
     @property
     def lost(self) -> int:
-        """Records that found no room in the ring."""
+        """Records that found no room in the ring, and events that the kernel kept from us."""
         return self._backend.lost if self._backend else 0
 
     @property

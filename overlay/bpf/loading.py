@@ -11,6 +11,7 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
+import struct
 from collections.abc import Callable, Iterator
 
 from overlay import syscalls
@@ -27,10 +28,11 @@ __all__ = [
     "has_kprobes",
     "load_program",
     "module_btf",
+    "runs_missed",
 ]
 
 _MAP_CREATE, _MAP_LOOKUP, _MAP_UPDATE, _MAP_DELETE, _MAP_NEXT, _PROG_LOAD = range(6)
-_RAW_TRACEPOINT_OPEN, _BTF_FD_BY_ID = 17, 19
+_OBJ_INFO, _RAW_TRACEPOINT_OPEN, _BTF_FD_BY_ID = 15, 17, 19
 
 #: Program type, expected attach type.
 KPROBE = (2, 0)
@@ -130,6 +132,21 @@ def _patiently(call: Callable[[], int]) -> int:
         except BlockingIOError:
             continue
     return call()
+
+
+#: Up to ``recursion_misses`` of ``struct bpf_prog_info``, which is its last word here (5.12).
+_PROGRAM_INFO = struct.Struct("=208xQ")
+
+
+def runs_missed(program: int) -> int:
+    """How often the kernel did not run ``program``: it was running on that processor already.
+
+    So it is where what runs in the kernel is preempted: by another thread that comes there.
+    """
+    info = bytearray(_PROGRAM_INFO.size)
+    syscalls.bpf(_OBJ_INFO, "IIQ", program, len(info), info)
+    (missed,) = _PROGRAM_INFO.unpack(info)
+    return int(missed)
 
 
 def attach_raw_tracepoint(program: int, name: str) -> int:

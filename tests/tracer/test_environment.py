@@ -18,6 +18,7 @@ from overlay.errors import NoPrivilege
 from tests.running import REPOSITORY, in_child
 from tracer import program
 from tracer.kallsyms import KALLSYMS, NoAddresses, copyup_ranges, known_ranges, ranges_of
+from tracer.preemption import preempts_by
 
 
 def u32(*values: int) -> bytes:
@@ -185,3 +186,18 @@ def test_probes_are_package_data() -> None:
         for part in parts
     )
     assert (SHIM / "include/linux/kconfig.h").exists()
+
+
+@pytest.mark.parametrize(
+    ("models", "version", "expected"),
+    [
+        ("none voluntary (full) lazy\n", "#1 SMP PREEMPT_DYNAMIC", True),
+        ("full (lazy)\n", "#1 SMP PREEMPT_DYNAMIC", True),
+        ("none (voluntary) full\n", "#1 SMP PREEMPT_DYNAMIC", False),
+        (None, "#1 SMP PREEMPT_DYNAMIC", True),
+        (None, "#1 SMP PREEMPT_RT", True),
+        (None, "#1 SMP", False),
+    ],
+)
+def test_whether_the_kernel_preempts(models: str | None, version: str, expected: bool) -> None:
+    assert preempts_by(models, version) is expected

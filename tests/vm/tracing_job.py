@@ -17,7 +17,10 @@ from pathlib import Path
 from typing import Any
 
 from tests.rawoverlay import overlay
+from tracer.backend import open_backend
 from tracer.histogram import Histogram
+from tracer.preemption import preempts
+from tracer.program import Filters
 from tracer.session import Session
 
 BACKENDS = ("fentry", "kprobe", "tracepoint")
@@ -203,14 +206,15 @@ def before(backend: str, bottom: Path) -> dict[str, Any]:
         told["phases"] = sorted({k for row in rows(session) for k in PHASES if row[k] is not None})
         told["parents"] = parents(session)
         told["latencies"] = latencies(session)
+        told["lost"] = [session.lost, session.unmatched]
         seen = len(rows(session))
         threads(mnt)
+        told["lost of threads"] = session.lost
         told["threads"] = facts(rows(session)[seen:])
         seen = len(rows(session))
         child = killed(one)
         told["killed"] = facts(rows(session, pid=child))
         told["large"] = (one / "top" / "large").exists()
-        told["lost"] = [session.lost, session.unmatched]
     with (
         top("small", "1m") as small,
         overlay(small / "mnt", [bottom], small / "top", small / "work", {}) as mnt,
@@ -221,6 +225,10 @@ def before(backend: str, bottom: Path) -> dict[str, Any]:
         except OSError as error:
             told["error"] = errno.errorcode[error.errno or 0]
         told["full"] = facts(rows(session))
+    if backend == ("kprobe" if preempts() else "fentry"):
+        chosen = open_backend(None, Filters())
+        told["chosen"] = chosen.name
+        chosen.close()
     told.update(unions(backend, bottom))
     told["looking"] = looking(backend, bottom)
     return told

@@ -66,7 +66,7 @@ static __always_inline u64 upper_of(u64 inode)
     return READ(ovl_inode, inode - __builtin_offsetof(struct k_ovl_inode, vfs_inode), __upperdentry);
 }
 
-static __always_inline void take_union_path(struct span_record *rec, u64 dentry)
+static __always_inline void take_union_path(struct span_record *rec, u64 dentry, int place)
 {
-    take_path(rec, dentry, READ(super_block, READ(dentry, dentry, d_sb), s_root));
+    take_path(rec, dentry, READ(super_block, READ(dentry, dentry, d_sb), s_root), place);
 }

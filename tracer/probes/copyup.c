@@ -20,8 +20,7 @@ static __always_inline int frames_copy_up(struct scratch *buf, int first, int go
 
 static __always_inline int copying_up(void *ctx)
 {
-    int k = 0;
-    struct scratch *buf = buffers.lookup(&k);
+    struct scratch *buf = room(P_COPYUP);
     if (!buf)
         return 0;
     /* Unwinding costs per frame.  A copyup's first sign comes from close by. */
@@ -61,10 +60,11 @@ static __always_inline int goes_on(struct span *s)
 }
 
 /* Complete, if the inode has a name in directory `dir` (0: wherever) below the top's root. */
-static __always_inline int finish(struct span *s, struct mount *m, u64 dir, u64 now, u64 task)
+static __always_inline int finish(struct span *s, struct mount *m, u64 dir, u64 now, u64 task,
+                                  int place)
 {
     u64 dentry = alias_in(s->inode, dir, m);
-    if (!dentry || !take_path(&s->rec, dentry, m->root))
+    if (!dentry || !take_path(&s->rec, dentry, m->root, place))
         return 0;
     s->rec.end = now;
     s->rec.flags |= F_DONE;
@@ -124,13 +124,13 @@ static __always_inline int start(void *ctx, u64 task, u64 cred, struct mount *m,
     struct span *before = spans.lookup(&tid);
     if (before && !(before->rec.flags & F_DONE)) {
         /* Without the ctime tracepoints nothing told that it was complete. */
-        if (!finish(before, m, 0, now, task) && !is_worker(before->rec.nr) && goes_on(before))
+        if (!finish(before, m, 0, now, task, P_COPYUP) && !is_worker(before->rec.nr) && goes_on(before))
             return 0; /* one thing at a time */
     }
-    int k = 0;
-    struct span *s = zero.lookup(&k);
-    if (!s)
+    struct scratch *buf = room(P_COPYUP);
+    if (!buf)
         return 0;
+    struct span *s = &buf->span;
     s->inode = inode;
     s->cred = cred;
     s->last_inode = now;
@@ -234,7 +234,7 @@ static __always_inline int changed(void *ctx, u64 inode, int dirty)
             end_sync(s, now);
             /* Who a directory went up for is known when the next copyup begins; of a stub
              * the same call may need the data, too. */
-            if (finish(s, m, inode, now, task) &&
+            if (finish(s, m, inode, now, task, P_COPYUP) &&
                 (is_worker(s->rec.nr) || !(IS_DIR(s->rec.mode) || m->metacopy))) {
                 send(s);
                 spans.delete(&tid);

@@ -35,10 +35,10 @@ static __always_inline void begin(void *ctx, u64 dentry)
         count(ST_UNMATCHED); /* a union that is another one's top */
         return;
     }
-    int k = 0;
-    struct span *s = zero.lookup(&k);
-    if (!s)
+    struct scratch *buf = room(P_COPYUP);
+    if (!buf)
         return;
+    struct span *s = &buf->span;
     u64 inode = READ(dentry, dentry, d_inode);
     s->inode = dentry;
     s->cred = m->cred;
@@ -201,7 +201,7 @@ ENTRY(end)
     u64 inode = READ(dentry, dentry, d_inode);
     u64 upper = upper_of(inode);
     s->rec.end = bpf_ktime_get_ns();
-    take_union_path(&s->rec, dentry);
+    take_union_path(&s->rec, dentry, P_END);
 #ifdef KPROBES
     if (s->inside || s->sync_start)
         s->rec.flags |= F_MISSED;
@@ -226,16 +226,16 @@ ENTRY(end)
 static __always_inline void failed_early(void *ctx, u64 dentry, int error)
 {
     struct mount *m = union_of(READ(dentry, dentry, d_sb));
-    int k = 0;
-    struct span *s = zero.lookup(&k);
-    if (!m || !s || filtered_out())
+    struct scratch *buf = room(P_FLAGS);
+    if (!m || !buf || filtered_out())
         return;
+    struct span *s = &buf->span;
     describe(&s->rec, m, bpf_ktime_get_ns());
     s->rec.flags = F_EXACT | F_FAILED;
     s->rec.mode = READ(inode, READ(dentry, dentry, d_inode), i_mode);
     s->rec.ret = error;
     s->rec.stack = caller_stack(ctx);
-    take_union_path(&s->rec, dentry);
+    take_union_path(&s->rec, dentry, P_FLAGS);
     send(s);
 }
 

@@ -39,10 +39,9 @@ static __always_inline int in_the_making(u64 inode, u32 mode, struct mount *m, i
 
 /* Puts the names from `dentry` up to the top's root into the record.  Returns whether
  * the root was reached. */
-static __always_inline int take_path(struct span_record *rec, u64 dentry, u64 root)
+static __always_inline int take_path(struct span_record *rec, u64 dentry, u64 root, int place)
 {
-    int k = 0;
-    struct scratch *buf = buffers.lookup(&k);
+    struct scratch *buf = room(place);
     u32 off = 0;
     int reached = 0;
     if (!buf)

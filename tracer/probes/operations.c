@@ -107,10 +107,10 @@ static __always_inline int error_in(u64 result, int pointer)
 static __always_inline void send_operation(struct mount *m, struct flight *f, u32 what, u32 outcome,
                                            u64 dentry, u64 now, int error)
 {
-    int k = 0;
-    struct span *s = zero.lookup(&k);
-    if (!s)
+    struct scratch *buf = room(what);
+    if (!buf)
         return;
+    struct span *s = &buf->span;
     u64 id = f->id;
     describe(&s->rec, m, f->start);
     if (id)
@@ -126,7 +126,7 @@ static __always_inline void send_operation(struct mount *m, struct flight *f, u3
         s->rec.size = READ(inode, inode, i_size);
     }
     s->rec.layers = f->layers;
-    take_union_path(&s->rec, dentry);
+    take_union_path(&s->rec, dentry, what);
     if (what == K_READDIR && outcome != O_PLAIN)
         s->rec.entries = READ(dir_context, f->context, pos) - f->before;
     send(s);

@@ -53,7 +53,17 @@ struct span {
     struct span_record rec;
 };
 
+/* Room to work in.  Where the kernel preempts what runs in it, another thread's program may come
+ * to the processor before one at a trampoline has ended, so each program has a place of its own.
+ * The same program does not come: the kernel lets it pass, and counts that. */
+enum place {
+    P_COPYUP = K_COPYUP, /* other operations: their kind */
+    P_END = K_SETATTR + 1,
+    P_FLAGS,
+    PLACES
+};
 struct scratch {
+    struct span span;
     u64 stack[MAX_FRAMES];
     char names[2 * MAX_NAMES + 256]; /* any masked offset plus one name fits */
 };
@@ -70,14 +80,17 @@ BPF_HASH(spans, u32, struct span, 8192);      /* by thread */
 BPF_HASH(tree, u32, u8, 65536);               /* processes asked for and their children */
 BPF_HASH(users, u32, u8, 1024);               /* users asked for */
 BPF_TABLE("lru_hash", u32, u64, hints, 8192); /* by thread: last capability check */
-BPF_PERCPU_ARRAY(zero, struct span, 1);
-BPF_PERCPU_ARRAY(buffers, struct scratch, 1);
-BPF_PERCPU_ARRAY(mount_zero, struct mount, 1);
+BPF_PERCPU_ARRAY(rooms, struct scratch, PLACES);
 BPF_ARRAY(state, u64, 8);
 BPF_CGROUP_ARRAY(cgroups, 1);
 BPF_TABLE("stacktrace", int, struct bpf_stacktrace, stacks, 16384);
 
 enum { ST_LOST, ST_UNMATCHED, ST_FS_TYPE, ST_CURSOR, ST_MOUNTS, ST_IDS };
+
+static __always_inline struct scratch *room(int place)
+{
+    return rooms.lookup(&place);
+}
 
 static __always_inline void count(int which)
 {

@@ -127,7 +127,7 @@ HOOK(sys_exit)
         /* Without the ctime tracepoints nothing tells where a stub's copying ends. */
         if (data_only && end == s->rec.start)
             s->rec.flags |= F_UNSEEN;
-        if (m && finish(s, m, 0, s->rec.flags & F_UNSEEN || !data_only ? now : end, task)) {
+        if (m && finish(s, m, 0, s->rec.flags & F_UNSEEN || !data_only ? now : end, task, P_END)) {
             whole = 1;
         } else if (ret < 0 && !data_only) {
             s->rec.end = now;

@@ -45,10 +45,9 @@ static __always_inline void announce_change(u32 mount)
 
 static __always_inline void examine(u64 sb, int fresh)
 {
-    int k = 0;
-    struct mount *m = mount_zero.lookup(&k);
+    struct mount made = {}, *m = &made;
     u64 ofs = READ(super_block, sb, s_fs_info);
-    if (!m || !ofs || !READ(super_block, sb, s_root))
+    if (!ofs || !READ(super_block, sb, s_root))
         return;
     m->workdir = READ(ovl_fs, ofs, workdir);
     m->cred = READ(ovl_fs, ofs, creator_cred);
