@@ -10,7 +10,6 @@ import os
 import sys
 import time
 from collections.abc import Iterable
-from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Protocol
 
 from overlay import syscalls
@@ -19,11 +18,13 @@ from overlay.errors import EnvironmentLacks, UsageError
 from tracer.hooks import BACKENDS, DROPS, EXITS, FINDER
 from tracer.kinds import KINDS
 from tracer.latencies import Latency, read_latencies
+from tracer.news import RECORD_SIZE
 from tracer.preemption import preempts
 from tracer.program import COPYUPS, RINGS, Filters, Options, Program, build
+from tracer.ring import Ring
 
 if TYPE_CHECKING:
-    from tracer.records import MountRecord
+    from tracer.news import MountRecord
 
 __all__ = ["Backend", "Probes", "clock_offset", "open_backend"]
 
@@ -95,13 +96,7 @@ class Probes:
 
     def __init__(self, name: str, filters: Filters, options: Options = COPYUPS) -> None:
         self.name = name
-        with ThreadPoolExecutor(1) as pool:
-            building = pool.submit(build, name, filters, options)
-            # The compiler works outside Python; what reading needs is loaded meanwhile.
-            from tracer.records import RECORD_SIZE
-            from tracer.ring import Ring
-
-            self._program: Program = building.result()
+        self._program: Program = build(name, filters, options)
         self._state = self._program.maps["state"]
         self._counts: tuple[int, int] | None = None
         self._left = b""
@@ -202,7 +197,7 @@ class Probes:
 
     def _complete(self) -> bytes:
         """The records of directories that were waiting for what they went up for."""
-        from tracer.records import F_DONE, RECORD_SIZE
+        from tracer.records import F_DONE
 
         spans = self._program.maps["spans"]
         records = [spans[key][-RECORD_SIZE:] for key in [*spans.keys()]]

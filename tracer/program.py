@@ -12,7 +12,6 @@ import hashlib
 import os
 import struct
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -131,11 +130,8 @@ def build(backend: str, filters: Filters, options: Options = COPYUPS) -> Program
             "the kernel has no kprobes",
             hint="it was built without CONFIG_KPROBES, or CONFIG_KPROBE_EVENTS",
         )
-    with ThreadPoolExecutor(1) as pool:
-        # The kernel writes its list of symbols meanwhile.
-        ranges = pool.submit(known_ranges) if backend == "tracepoint" else None
-        made = _object(backend)
-        told = _constants(filters, ranges.result() if ranges else (), options)
+    made = _object(backend)
+    told = _constants(filters, known_ranges() if backend == "tracepoint" else (), options)
     program = Program()
     try:
         for spec in made.maps:

@@ -1,7 +1,7 @@
 """Reading a BPF ring buffer as one block of memory.
 
 libbpf calls back for every record, which costs microseconds each in Python.  All
-our records have one size, so whatever has arrived is copied in one piece and decoded
+our records have one size, so whatever has arrived is copied in one piece, to be decoded
 as an array (layout: ``kernel/bpf/ringbuf.c``; one consumer).
 """
 
@@ -9,9 +9,6 @@ from __future__ import annotations
 
 import mmap
 import select
-
-import numpy as np
-import numpy.typing as npt
 
 from overlay.closing import Closing
 
@@ -42,6 +39,7 @@ class Ring(Closing):
         # Words that both sides use at once: a memoryview moves them whole.
         self._consumed = memoryview(self._consumer)[:8].cast("Q")
         self._produced = memoryview(self._data)[:8].cast("Q")
+        self._words = memoryview(self._data)[page:].cast("I")
         self._poll = select.epoll()
         self._poll.register(map_fd, select.EPOLLIN)
 
@@ -58,20 +56,27 @@ class Ring(Closing):
         # The headers first: what is complete by them may be copied afterwards.
         heads = self._heads(consumed, waiting)
         # A record that is being written blocks those behind it.
-        busy = np.flatnonzero(heads & _BUSY)
-        ready = int(busy[0]) if busy.size else waiting
-        rows = self._copy(consumed, ready * self._stride).reshape(ready, self._stride)
-        taken: bytes = rows[(heads[:ready] & _DISCARDED) == 0, _HEADER:].tobytes()
+        ready = next((place for place, head in enumerate(heads) if head & _BUSY), waiting)
+        rows = memoryview(self._copy(consumed, ready * self._stride))
+        starts = range(0, len(rows), self._stride)
+        taken = b"".join(
+            rows[start + _HEADER : start + self._stride]
+            for start, head in zip(starts, heads, strict=False)
+            if not head & _DISCARDED
+        )
         self._consumed[0] = consumed + ready * self._stride
         return taken
 
-    def _heads(self, position: int, count: int) -> npt.NDArray[np.uint32]:
-        """The first word of so many records.  (No array may keep the mapping in use.)"""
-        ring = np.frombuffer(self._data, np.uint32, self._size // 4, self._page)
-        places = (position + np.arange(count, dtype=np.int64) * self._stride) % self._size
-        return ring[places // 4]
+    def _heads(self, position: int, count: int) -> list[int]:
+        """The first word of so many records."""
+        heads: list[int] = []
+        step = self._stride // 4
+        while missing := count - len(heads):
+            first = (position + len(heads) * self._stride) % self._size // 4
+            heads += self._words[first : first + missing * step : step].tolist()
+        return heads
 
-    def _copy(self, position: int, length: int) -> npt.NDArray[np.uint8]:
+    def _copy(self, position: int, length: int) -> bytes:
         """Bytes of the ring, joined where it wraps."""
         start = position % self._size
         first = min(length, self._size - start)
@@ -79,11 +84,12 @@ class Ring(Closing):
         joined = self._data[self._page + start : end]
         if first < length:
             joined += self._data[self._page : self._page + length - first]
-        return np.frombuffer(joined, np.uint8)
+        return joined
 
     def close(self) -> None:
         self._poll.close()
         self._consumed.release()
         self._produced.release()
+        self._words.release()
         self._consumer.close()
         self._data.close()

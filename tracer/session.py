@@ -21,6 +21,7 @@ from tracer.backend import Backend, clock_offset, open_backend
 from tracer.containers import cgroup_of
 from tracer.footprint import drop_compiler
 from tracer.latencies import described
+from tracer.news import Change, news_in
 from tracer.program import Filters, Options
 from tracer.selection import Selection
 from tracer.unions import Cgroups, MountWatch, Unions, cgroup_root, union_devices
@@ -183,14 +184,10 @@ class Session:
             self._failure = error
 
     def _look_at_mounts(self) -> None:
-        from tracer.records import Change
-
         with self._lock:
             self._unions.learn((), [Change(os.getpid(), time.monotonic_ns(), None)])
 
     def _fetch(self) -> None:
-        from tracer.records import has_mounts, split
-
         assert self._backend is not None
         with self._lock:
             raw = self._backend.take()
@@ -198,13 +195,14 @@ class Session:
                 return
             self._raw.append(raw)
             if self._stacks:
+                from tracer.records import split
+
                 spans = split(raw).spans
                 self._stacks.learn(
                     set(zip(spans["stack"].tolist(), spans["pid"].tolist(), strict=True))
                 )
             # A union, or whoever mounted it, may be gone soon: names are looked up at once.
-            if has_mounts(raw):
-                news = split(raw)
+            if news := news_in(raw):
                 self._backend.prepare_for(news.mounts)
                 self._unions.learn(news.mounts, news.changes)
 

@@ -19,7 +19,7 @@ from overlay.mountinfo import MountEntry
 from overlay.text import printable
 
 if TYPE_CHECKING:
-    from tracer.records import Change, MountRecord
+    from tracer.news import Change, MountRecord
 
 __all__ = ["Cgroups", "MountWatch", "Unions", "cgroup_root", "device_of", "union_devices"]
 

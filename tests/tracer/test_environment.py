@@ -201,3 +201,11 @@ def test_probes_are_package_data() -> None:
 )
 def test_whether_the_kernel_preempts(models: str | None, version: str, expected: bool) -> None:
     assert preempts_by(models, version) is expected
+
+
+def test_what_is_waited_for_does_without_numpy() -> None:
+    """It would be a third of the time until something is seen."""
+    code = "import sys, tracer.recorder; print('numpy' in sys.modules)"
+    command = (sys.executable, "-c", code)
+    done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, check=True)
+    assert done.stdout == "False\n"

@@ -19,8 +19,8 @@ from tests.running import fallthru
 from tests.tracer.conftest import Recorder
 from tests.tracer.running import Step, Writers
 from tests.tracer.test_tools import check_trace_events
+from tracer.news import RECORD_SIZE
 from tracer.program import RINGS
-from tracer.records import RECORD_SIZE
 
 WRITERS = 4
 #: Almost as many as the rings hold: nothing is lost, however long the recorder waits for a

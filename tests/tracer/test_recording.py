@@ -28,7 +28,8 @@ from tests.running import (
 )
 from tests.tracer.running import rows, start_recording
 from tracer.backend import clock_offset
-from tracer.records import MountRecord, split
+from tracer.news import MountRecord
+from tracer.records import split
 from tracer.schema import SCHEMA, RunMetadata, metadata_from_schema
 from tracer.session import Session
 from tracer.tracefile import OutputNotEmpty, TraceWriter

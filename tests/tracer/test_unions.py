@@ -6,7 +6,7 @@ import os
 
 from tests.conftest import Layers
 from tests.rawoverlay import overlay
-from tracer.records import MountRecord
+from tracer.news import MountRecord
 from tracer.unions import Unions
 
 

@@ -13,7 +13,7 @@
 #define MAX_ALIASES 6
 #define MAX_DEPTH 128
 #define MAX_NAMES 4096
-#define MAX_WALK 24
+#define MAX_WALK 8
 /* Unrolled, they would be most of what is compiled and verified. */
 #define NO_UNROLL _Pragma("clang loop unroll(disable)")
 /* The compiler knows the offset's range and drops the mask; the verifier does not. */
