@@ -167,7 +167,7 @@ def in_engine(bottom: Path, top: Path, _mnt: Path) -> dict[str, object]:
         with open(union.open("big", os.O_RDONLY), "rb") as file:
             whole = file.read().startswith(BIG)
     on_top = sorted(os.listdir(top))
-    aside = [name for name in os.listdir(work) if name != "work"]
+    aside = [path.name for path in work.rglob("*") if not path.is_dir()]
     return {"small": small, "big": big, "whole": whole, "on top": on_top, "aside": aside}
 
 
