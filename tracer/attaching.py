@@ -33,8 +33,12 @@ class Program:
     def take_up(self, hooks: Sequence[Hook]) -> None:
         """Stand there, too."""
         assert self.loader is not None
-        standing = {program for program, _ in self.links}
-        self.loader.attach([hook for hook in hooks if hook.program not in standing])
+        missing = [
+            hook
+            for hook in hooks
+            if not any((hook.program, target) in self.links for target in hook.targets)
+        ]
+        self.loader.attach(missing)
 
     def let_go(self, hooks: Sequence[Hook]) -> None:
         """Stand there no more."""

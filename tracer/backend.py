@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Protocol
 from overlay import syscalls
 from overlay.bpf.loading import Map
 from overlay.errors import EnvironmentLacks, UsageError
-from tracer.hooks import BACKENDS, DROPS, EXITS, FINDER
+from tracer.hooks import BACKENDS, BEYOND_TMPFS, DROPS, EXITS, FINDER
 from tracer.kinds import KINDS
 from tracer.latencies import Latency, read_latencies
 from tracer.news import RECORD_SIZE
@@ -151,10 +151,12 @@ class Probes:
         if self.name != "tracepoint":
             return
         for one in unions:
+            top = one.layers[0] if one.layers else ""
+            if top != "tmpfs":
+                self._program.take_up(BEYOND_TMPFS)
             # With metacopy a file may go up twice in a call, the second time without an end.
-            if one.metacopy or DROPS.get(one.layers[0] if one.layers else "") not in self.hooks:
+            if one.metacopy or DROPS.get(top) not in self.hooks:
                 self._program.take_up(EXITS)
-                return
 
     def wait(self, seconds: float) -> None:
         self._ring.wait(seconds)

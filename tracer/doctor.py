@@ -56,6 +56,7 @@ def _addresses() -> str:
 
 
 def _backend(name: str) -> str:
+    from overlay.bpf.btf import Btf
     from tracer.preemption import preempts
     from tracer.session import Session
 
@@ -65,6 +66,7 @@ def _backend(name: str) -> str:
         preempted = name == "fentry" and preempts()
         without = "; may be preempted, and then miss some" if preempted else ""
         return f"loads, at {len(hooks)} functions and tracepoints{without}"
-    missing = [f"{hook} ({use})" for hook, use in _DETAIL.items() if hook not in hooks]
+    types = Btf()
+    missing = [f"{hook} ({use})" for hook, use in _DETAIL.items() if not types.has_tracepoint(hook)]
     without = "; without " + ", ".join(missing) if missing else ""
     return f"loads, {len(hooks)} tracepoints{without}"

@@ -9,7 +9,17 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Final
 
-__all__ = ["BACKENDS", "DROPS", "EXITS", "FINDER", "FUNCTIONS", "TASKS", "TRACEPOINTS", "Hook"]
+__all__ = [
+    "BACKENDS",
+    "BEYOND_TMPFS",
+    "DROPS",
+    "EXITS",
+    "FINDER",
+    "FUNCTIONS",
+    "TASKS",
+    "TRACEPOINTS",
+    "Hook",
+]
 
 #: Backends, the one that disturbs least and sees most first.
 BACKENDS: Final = ("fentry", "kprobe", "tracepoint")
@@ -38,8 +48,7 @@ def _raw(program: str, *tracepoints: str, needed: bool = False) -> tuple[Hook, .
 #: compiled and verified once.
 TRACEPOINTS: Final = (
     *_raw("changed", "writeback_mark_inode_dirty", needed=True),
-    *_raw("changed", "inode_set_ctime_to_ts", "ctime_ns_xchg", "ctime_xchg_skip"),
-    *_raw("cap_capable", "cap_capable"),
+    *_raw("changed", "ctime_ns_xchg", "ctime_xchg_skip"),
     *_raw("sync_enter", "ext4_sync_file_enter", "f2fs_sync_file_enter"),
     *_raw("sync_enter", "xfs_file_fsync", "btrfs_sync_file"),
     *_raw("sync_exit", "ext4_sync_file_exit", "f2fs_sync_file_exit"),
@@ -47,6 +56,12 @@ TRACEPOINTS: Final = (
     *_raw("evicted", "ext4_evict_inode", "f2fs_evict_inode", "btrfs_inode_evict"),
     *_raw("xfs_evicted", "xfs_destroy_inode"),
     *_raw("percpu_alloc", "percpu_alloc_percpu"),
+)
+
+#: Where a top is not on tmpfs, which tells all by the others; and these are reached often.
+BEYOND_TMPFS: Final = (
+    *_raw("changed", "inode_set_ctime_to_ts"),
+    *_raw("cap_capable", "cap_capable"),
 )
 
 #: Finds the unions that there are, once.

@@ -22,7 +22,7 @@ from overlay.bpf.compiling import SHIM
 from overlay.bpf.objects import MapSpec, NoBpf, Object, compile_text, refusal
 from overlay.errors import NoPrivilege
 from tracer.attaching import Loader, Program
-from tracer.hooks import EXITS, FINDER, FUNCTIONS, TASKS, TRACEPOINTS, Hook
+from tracer.hooks import BEYOND_TMPFS, EXITS, FINDER, FUNCTIONS, TASKS, TRACEPOINTS, Hook
 from tracer.kallsyms import Range, known_ranges
 from tracer.kinds import KINDS
 
@@ -227,7 +227,8 @@ def _compiled(backend: str) -> Object:
     btf = Btf()
     text = _source(btf, backend)
     maps, code = compile_text(text, PROBES)
-    hooks = TASKS + (TRACEPOINTS + FINDER + EXITS if backend == "tracepoint" else FUNCTIONS)
+    tracepoints = TRACEPOINTS + BEYOND_TMPFS + FINDER + EXITS
+    hooks = TASKS + (tracepoints if backend == "tracepoint" else FUNCTIONS)
     names = {target for hook in hooks for target in hook.targets}
     targets = {name: 0 for name in names if btf.has_tracepoint(name)}
     targets |= btf.functions(names)

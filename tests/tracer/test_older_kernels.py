@@ -7,6 +7,7 @@ from collections import Counter
 
 import pytest
 
+import tracer.backend
 import tracer.program
 from tests.conftest import Layers, make_layers
 from tests.fsimages import loop_filesystem
@@ -23,6 +24,7 @@ NEW = ("inode_set_ctime_to_ts", "ctime_ns_xchg", "ctime_xchg_skip", "cap_capable
 def older_kernel(tracing: None, monkeypatch: pytest.MonkeyPatch) -> None:
     old = tuple(hook for hook in TRACEPOINTS if hook.targets[0] not in NEW)
     monkeypatch.setattr(tracer.program, "TRACEPOINTS", old)
+    monkeypatch.setattr(tracer.backend, "BEYOND_TMPFS", ())
 
 
 @pytest.mark.parametrize(

@@ -98,38 +98,37 @@ static __always_inline void progress(struct span *s, u64 now, int dirty)
         s->last_inode = now;
 }
 
-static __always_inline int start(void *ctx, u64 task, u64 cred, struct mount *m, u64 inode, u64 now,
-                                 int dirty)
+/* What the inode would be the beginning of, in the flags of a span; ~0: of nothing. */
+static __always_inline u32 beginning(struct mount *m, u64 inode, u32 mode, int dirty)
 {
-    u32 mode = READ(inode, inode, i_mode);
     u32 flags = m->metacopy ? F_METACOPY : 0;
+    /* tmpfs's own first sign of a regular file; its copyup is known by the next, d_tmpfile(). */
+    if (m->magic == TMPFS_MAGIC && !dirty && IS_REG(mode) && !READ(inode, inode, i_dentry_first)) {
+        take_hint();
+        return ~0U;
+    }
     if (!in_the_making(inode, mode, m, dirty)) {
         if (!IS_REG(mode) || !m->metacopy || !READ(inode, inode, i_dentry_first))
-            return 0;
+            return ~0U;
         flags |= F_DATA_ONLY;
     }
-    u32 tid = thread();
     /* Unwinding the stack is half the cost of a small copyup's span, and one kind of
      * beginning needs no look at it: d_tmpfile(), called with the mounter's credentials.
      * (O_TMPFILE through the union has others, made for it.)  What else has no link and
      * no dentry, such as a large xattr's inode that is dropped, never gets a name. */
     if (IS_REG(mode) && !READ(inode, inode, i_dentry_first))
         flags |= F_UNSEEN;
-    else if (!copying_up(ctx))
-        return 0;
-    /* Is it still the union that it was? */
-    if (READ(super_block, m->sb, s_fs_info) != m->ofs || READ(ovl_fs, m->ofs, creator_cred) != cred)
-        return 0;
-    /* A parent directory that went up in this same call: its own copyup worked. */
-    struct span *before = spans.lookup(&tid);
-    if (before && !(before->rec.flags & F_DONE)) {
-        /* Without the ctime tracepoints nothing told that it was complete. */
-        if (!finish(before, m, 0, now, task, P_COPYUP) && !is_worker(before->rec.nr) && goes_on(before))
-            return 0; /* one thing at a time */
-    }
+    return flags;
+}
+
+/* Begin the span of a copyup; `before` is what the thread copied up last, if it is still here. */
+static __always_inline void start(void *ctx, u64 task, u64 cred, struct mount *m, u64 inode, u64 now,
+                                  int dirty, u32 mode, u32 flags, struct span *before)
+{
+    u32 tid = thread();
     struct scratch *buf = room(P_COPYUP);
     if (!buf)
-        return 0;
+        return;
     struct span *s = &buf->span;
     s->inode = inode;
     s->cred = cred;
@@ -138,6 +137,7 @@ static __always_inline int start(void *ctx, u64 task, u64 cred, struct mount *m,
     s->dirtied_base = dirtied_now(task);
     describe(&s->rec, m, now);
     if (before && before->rec.flags & F_DONE) {
+        /* A parent directory that went up in this same call: its own copyup worked. */
         if (IS_DIR(before->rec.mode))
             before->rec.parent = s->rec.id;
         send(before);
@@ -145,7 +145,7 @@ static __always_inline int start(void *ctx, u64 task, u64 cred, struct mount *m,
         count(ST_UNMATCHED);
     }
     u64 *hint = hints.lookup(&tid);
-    if (hint && !(flags & F_DATA_ONLY))
+    if (hint && !(flags & F_DATA_ONLY) && (m->magic != TMPFS_MAGIC || IS_REG(mode)))
         s->rec.start = *hint;
     s->rec.flags = flags;
     s->rec.create_end = dirty ? now : 0;
@@ -154,7 +154,6 @@ static __always_inline int start(void *ctx, u64 task, u64 cred, struct mount *m,
     s->rec.stack = caller_stack(ctx);
     if (spans.update(&tid, s))
         count(ST_LOST);
-    return 0;
 }
 
 /* The inode goes.  If it was to become a file in the top, its copyup has failed: overlayfs
@@ -184,7 +183,8 @@ static __always_inline int dropped(u64 inode)
 }
 
 /* Something in a file system changed.  Most of what comes here is not ours, and most of
- * the rest is more about an inode that is known to be copied up: both leave early. */
+ * the rest is more about an inode that is known to be copied up: both leave early.  What costs
+ * the verifier most, the look at the stack and the walk to the root, is there once. */
 static __always_inline int changed(void *ctx, u64 inode, int dirty)
 {
     u64 cred = overriding_cred();
@@ -193,54 +193,89 @@ static __always_inline int changed(void *ctx, u64 inode, int dirty)
     u32 tid = thread();
     struct span *s = spans.lookup(&tid);
     int open = s && s->cred == cred && !(s->rec.flags & F_DONE);
-    if (s && inode == s->inode && s->cred == cred && !(open && s->rec.flags & F_DATA_ONLY)) {
-        /* Once it is complete, the system call does to it what it was made for; unless it is a
-         * directory that is marked as the parent of what goes up next. */
-        if (open) {
-            progress(s, bpf_ktime_get_ns(), dirty);
-        } else if (IS_DIR(s->rec.mode) && !copying_up(ctx)) {
-            send(s);
-            spans.delete(&tid);
-        }
+    int own = s && s->cred == cred && s->inode == inode;
+    if (own && open && !(s->rec.flags & F_DATA_ONLY)) {
+        progress(s, bpf_ktime_get_ns(), dirty);
         return 0;
     }
-    if (!open && filtered_out())
+    /* Once it is complete, the system call does to it what it was made for; unless it is a
+     * directory that is marked as the parent of what goes up next. */
+    int parent = own && !open;
+    if (parent && !IS_DIR(s->rec.mode))
+        return 0;
+    if (!open && !parent && filtered_out())
         return 0;
     struct mount *m = mounts.lookup(&cred);
     if (!m || READ(inode, inode, i_sb) != m->top_sb)
         return 0;
-    u64 task = bpf_get_current_task();
-    u64 now = bpf_ktime_get_ns();
-    if (open) {
-        if (inode == m->work_inode) {
-            if (!s->rec.create_end)
-                s->rec.create_end = now;
+    u32 mode = READ(inode, inode, i_mode);
+    if (open && inode == m->work_inode) {
+        if (!s->rec.create_end)
+            s->rec.create_end = bpf_ktime_get_ns();
+        return 0;
+    }
+    struct scratch *buf = room(P_COPYUP);
+    if (!buf)
+        return 0;
+    buf->dir = buf->flags = 0;
+    if (open && !own && IS_DIR(mode) && READ(inode, inode, i_dentry_first) &&
+        !(s->rec.flags & F_DATA_ONLY)) {
+        buf->dir = inode;
+    } else if (!own) {
+        buf->flags = beginning(m, inode, mode, dirty);
+        if (buf->flags == ~0U)
             return 0;
-        }
-        if (inode == s->inode) {
-            /* Data for a stub: over when the system call goes on to what it was made for. */
-            if (copying_up(ctx)) {
-                s->rec.end = now;
+    }
+    buf->look = !buf->dir && !(buf->flags & F_UNSEEN);
+    FORGET();
+    u64 dir = buf->dir;
+    if (buf->look) {
+        int within = copying_up(ctx);
+        if (s && s->inode == inode && s->cred == cred) {
+            if (s->rec.flags & F_DONE) {
+                if (!within) {
+                    send(s);
+                    spans.delete(&tid);
+                }
+            } else if (within) {
+                /* Data for a stub: over when the system call goes on to what it was made for. */
+                s->rec.end = bpf_ktime_get_ns();
             } else {
                 s->rec.flags |= F_DONE;
-                measure(s, task);
+                measure(s, bpf_get_current_task());
             }
             return 0;
         }
-        if (IS_DIR(READ(inode, inode, i_mode)) && READ(inode, inode, i_dentry_first) &&
-            !(s->rec.flags & F_DATA_ONLY)) {
+        if (!within)
+            return 0;
+    }
+    /* Is it still the union that it was? */
+    if (!dir && (READ(super_block, m->sb, s_fs_info) != m->ofs ||
+                 READ(ovl_fs, m->ofs, creator_cred) != cred))
+        return 0;
+    u64 task = bpf_get_current_task();
+    u64 now = bpf_ktime_get_ns();
+    if (s && !(s->rec.flags & F_DONE)) {
+        if (dir) {
             if (!s->rec.link_start)
                 s->rec.link_start = s->last_inode;
             end_sync(s, now);
+        }
+        /* In its place, and that directory's time stamps are restored.  Without the ctime
+         * tracepoints nothing told before the next copyup begins. */
+        int whole = finish(s, m, dir, now, task, P_COPYUP);
+        if (dir) {
             /* Who a directory went up for is known when the next copyup begins; of a stub
              * the same call may need the data, too. */
-            if (finish(s, m, inode, now, task, P_COPYUP) &&
-                (is_worker(s->rec.nr) || !(IS_DIR(s->rec.mode) || m->metacopy))) {
+            if (whole && (is_worker(s->rec.nr) || !(IS_DIR(s->rec.mode) || m->metacopy))) {
                 send(s);
                 spans.delete(&tid);
             }
             return 0;
         }
+        if (!whole && !is_worker(s->rec.nr) && goes_on(s))
+            return 0; /* one thing at a time */
     }
-    return start(ctx, task, cred, m, inode, now, dirty);
+    start(ctx, task, cred, m, inode, now, dirty, mode, buf->flags, s);
+    return 0;
 }

@@ -4,6 +4,7 @@
 #include "common.h"
 
 #define CAP_DAC_OVERRIDE 1
+#define TMPFS_MAGIC 0x01021994
 #define NR_IO_WORKER 0xffffffffu
 #define NR_KTHREAD 0xfffffffeu
 #define PF_IO_WORKER 0x00000010
@@ -22,6 +23,10 @@
         asm volatile("" : "+r"(OFF));                                                            \
         OFF &= 2 * MAX_NAMES - 1;                                                                \
     } while (0)
+
+/* What is read from a map after this is nothing that the verifier knows: it follows one way on
+ * instead of one for each value that may be there. */
+#define FORGET() asm volatile("" ::: "memory")
 
 /* A program for raw tracepoints. */
 #define HOOK(NAME) int on_##NAME(struct bpf_raw_tracepoint_args *ctx)
@@ -64,6 +69,8 @@ enum place {
 };
 struct scratch {
     struct span span;
+    u64 dir;
+    u32 flags, look;
     u64 stack[MAX_FRAMES];
     char names[2 * MAX_NAMES + 256]; /* any masked offset plus one name fits */
 };
@@ -79,7 +86,7 @@ BPF_HASH(wanted, u32, u8, 4096);              /* devices of the unions asked for
 BPF_HASH(spans, u32, struct span, 8192);      /* by thread */
 BPF_HASH(tree, u32, u8, 65536);               /* processes asked for and their children */
 BPF_HASH(users, u32, u8, 1024);               /* users asked for */
-BPF_TABLE("lru_hash", u32, u64, hints, 8192); /* by thread: last capability check */
+BPF_TABLE("lru_hash", u32, u64, hints, 8192); /* by thread: when creation may have begun */
 BPF_PERCPU_ARRAY(rooms, struct scratch, PLACES);
 BPF_ARRAY(state, u64, 8);
 BPF_CGROUP_ARRAY(cgroups, 1);
@@ -108,6 +115,18 @@ static __always_inline u64 next_number(int which)
 static __always_inline u32 thread(void)
 {
     return (u32)bpf_get_current_pid_tgid();
+}
+
+/* What this thread is about to make may become a copy. */
+static __always_inline void take_hint(void)
+{
+    u64 now = bpf_ktime_get_ns();
+    u32 tid = thread();
+    u64 *last = hints.lookup(&tid);
+    if (last)
+        *last = now;
+    else
+        hints.update(&tid, &now);
 }
 
 /* The credentials that the current task has put on instead of its own, or 0.  Every hook

@@ -33,13 +33,7 @@ HOOK(cap_capable)
 {
     if (ctx->args[3] != CAP_DAC_OVERRIDE || !overriding_cred())
         return 0;
-    u64 now = bpf_ktime_get_ns();
-    u32 tid = thread();
-    u64 *last = hints.lookup(&tid);
-    if (last)
-        *last = now;
-    else
-        hints.update(&tid, &now);
+    take_hint();
     return 0;
 }
 
