@@ -69,7 +69,8 @@ KINDS: dict[str, tuple[str, ...]] = {
     ),
 }
 
-#: How to have an initramfs made, in the system, by its maker.
+#: How to have an initramfs made, in the system, by its maker.  It loads ``modules`` itself: the
+#: system has none, and its job comes over 9p.
 MAKERS: dict[str, str] = {
     "initramfs-tools": """
         printf 'MODULES=list\\nCOMPRESS=gzip\\n' >/etc/initramfs-tools/conf.d/guest
@@ -77,7 +78,8 @@ MAKERS: dict[str, str] = {
         mkinitramfs -o /tmp/initramfs {release}
     """,
     "dracut": """
-        dracut --quiet --no-hostonly --no-hostonly-cmdline --gzip --drivers '{modules}' \\
+        dracut --quiet --no-hostonly --no-hostonly-cmdline --gzip \\
+            --drivers '{modules}' --force-drivers '{modules}' \\
             --omit 'systemd systemd-initrd dracut-systemd plymouth nvdimm lunmask' \\
             --kver {release} /tmp/initramfs
     """,
