@@ -18,10 +18,15 @@ from overlay.errors import OperationFailed
 if TYPE_CHECKING:
     from multiprocessing.connection import Connection
 
-__all__ = ["work_off"]
+__all__ = ["cores", "work_off"]
 
 Batch = TypeVar("Batch")
 Answer = TypeVar("Answer")
+
+
+def cores() -> int:
+    """How many processes can run at once."""
+    return len(os.sched_getaffinity(0))
 
 
 def work_off(

@@ -10,7 +10,7 @@ import os
 from collections.abc import Callable, Iterable
 from typing import Final
 
-from overlay.helpers import work_off
+from overlay.helpers import cores, work_off
 from overlay.layer import open_beneath
 from overlay.marks import temporary_name
 
@@ -41,7 +41,7 @@ def remove_all(stage: int, names: Iterable[bytes]) -> None:
     def account(_given: list[bytes], left: list[bytes]) -> None:
         pending.extend(left)
 
-    work_off(begin, len(os.sched_getaffinity(0)), take, account)
+    work_off(begin, cores(), take, account)
 
 
 def _remove(stage: int, names: list[bytes], budget: int) -> list[bytes]:

@@ -27,6 +27,7 @@ from overlay.archives.tarwrite import (
     write_content,
 )
 from overlay.differences.plainentries import PlainEntries, PlainEntry
+from overlay.helpers import cores
 from overlay.layer import VANISHED
 from overlay.orderedpool import Result, Task, ordered
 from overlay.view import Node, Place, View
@@ -53,7 +54,7 @@ def write_top(
     parts = _Parts(view, source)
     linked: dict[tuple[int, int], bytes] = {}
     entries = sockets = 0
-    for found in ordered(parts, parts.root, len(os.sched_getaffinity(0))):
+    for found in ordered(parts, parts.root, cores()):
         if isinstance(found, bytes):
             write(found)
         elif isinstance(found, _Later):

@@ -22,6 +22,7 @@ from overlay.checking.rules import RULES, Finding, Repair
 from overlay.checking.walk import Walker
 from overlay.checking.work import check_root_origin, check_work
 from overlay.errors import NoPrivilege, OperationFailed, UsageError
+from overlay.helpers import cores
 from overlay.inuse import top_in_use
 from overlay.layer import Layer
 from overlay.marks import MarkFamily
@@ -91,7 +92,7 @@ def check(suspect: Suspect, *, notes: bool = False, workers: int | None = None) 
     if not suspect.bottoms:
         raise UsageError("a top is checked against its bottoms", hint="name them with --bottom")
     try:
-        return _check(suspect, family, notes, workers or len(os.sched_getaffinity(0)))
+        return _check(suspect, family, notes, workers or cores())
     except OSError as error:
         where = file_of(error) or "a layer"
         raise OperationFailed(f"cannot read {where}", errno=error.errno or 0) from error

@@ -15,6 +15,7 @@ from typing import NamedTuple, TypeVar
 
 from overlay.closing import Closing
 from overlay.differences.difference import Difference
+from overlay.helpers import cores
 from overlay.orderedpool import Result, Task, ordered
 from overlay.selection import Selection
 
@@ -95,7 +96,7 @@ class Kept(Closing):
         """What ``choose`` makes of the steps, some hundreds at a time, in their order."""
         assert self._lots is not None
         replay = _Replay(self._fd, self._lots, choose)
-        return ordered(replay, None, len(os.sched_getaffinity(0)))
+        return ordered(replay, None, cores())
 
 
 class _Replay:

@@ -14,6 +14,7 @@ from typing import Any, TypeVar
 from overlay.differences.comparing import Aspect, Comparer, FileType, file_type
 from overlay.differences.difference import Change, Difference, Kind, Pair, changed, deleted, new
 from overlay.differences.quickdiff import Quick
+from overlay.helpers import cores
 from overlay.layer import Layer
 from overlay.marks import MarkFamily, is_fallthru
 from overlay.orderedpool import Result, Task, ordered
@@ -71,7 +72,7 @@ def chosen(
     It is called by the process that found them, so that what is not needed is not sent.
     """
     walker = _Parts(_Diff(view, checksum), choose)
-    count = len(os.sched_getaffinity(0)) if workers is None else workers
+    count = cores() if workers is None else workers
     return ordered(walker, walker.root, count)
 
 

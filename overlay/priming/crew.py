@@ -7,7 +7,6 @@ with their parent: a killed run leaves nobody behind that still makes entries.
 
 from __future__ import annotations
 
-import os
 from collections import deque
 from collections.abc import Callable, Iterable
 from dataclasses import replace
@@ -15,14 +14,9 @@ from dataclasses import replace
 from overlay.helpers import work_off
 from overlay.priming.fallthrus import BUDGET, Filled, Filler, Task
 
-__all__ = ["cores", "fill_all"]
+__all__ = ["fill_all"]
 
 Progress = Callable[[int], None]
-
-
-def cores() -> int:
-    """How many processes can run at once."""
-    return len(os.sched_getaffinity(0))
 
 
 def fill_all(

@@ -17,9 +17,10 @@ from dataclasses import dataclass, field, replace
 from overlay import marks, syscalls
 from overlay.errors import UsageError
 from overlay.hardlinks import ELSEWHERE, settle
+from overlay.helpers import cores
 from overlay.markvalues import escape_attribute, visible_xattrs
 from overlay.priming.bottomlist import FAMILY, Source, visible
-from overlay.priming.crew import cores, fill_all
+from overlay.priming.crew import fill_all
 from overlay.priming.fallthrus import Filler, Task, dress_directory, set_impure
 from overlay.staging import Stage, forget_times, keep_times, primed_layers, remember_times
 from overlay.topwalk import Spot, TopWalk, parse_path

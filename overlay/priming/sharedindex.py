@@ -18,12 +18,12 @@ from typing import Final
 
 from overlay import images
 from overlay.errors import OperationFailed, Refused, UsageError
+from overlay.helpers import cores
 from overlay.layer import Layer
 from overlay.newtree import beside, lock
 from overlay.outfile import sync_directory
 from overlay.priming import indexfile
 from overlay.priming.bottomlist import FAMILY
-from overlay.priming.crew import cores
 from overlay.priming.indexfile import SharedIndex, StaleIndex
 from overlay.priming.indexlayer import make_layer, refresh, require_unused
 from overlay.staging import open_bottom
