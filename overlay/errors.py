@@ -24,6 +24,7 @@ __all__ = [
     "TopInUse",
     "UnreadableTop",
     "UsageError",
+    "cannot_read",
     "of_disk",
 ]
 
@@ -105,6 +106,12 @@ _OF_DISK: Final = {
     errno.EROFS: "have it mounted read-write again, and run it again",
     errno.EIO: "the kernel's log says more: dmesg",
 }
+
+
+def cannot_read(error: OSError) -> OperationFailed:
+    """What to report where layers could not be looked at."""
+    where = file_of(error) or "a layer"
+    return OperationFailed(f"cannot read {where}", errno=error.errno or 0)
 
 
 def of_disk(error: OSError) -> OperationFailed | None:

@@ -21,14 +21,14 @@ from overlay.checking.pool import walk_all
 from overlay.checking.rules import RULES, Finding, Repair
 from overlay.checking.walk import Walker
 from overlay.checking.work import check_root_origin, check_work
-from overlay.errors import NoPrivilege, OperationFailed, UsageError
+from overlay.errors import NoPrivilege, UsageError, cannot_read
 from overlay.helpers import cores
 from overlay.inuse import top_in_use
 from overlay.layer import Layer
 from overlay.marks import MarkFamily
 from overlay.mountinfo import overlay_at
 from overlay.privilege import in_user_namespace
-from overlay.text import file_of, printable
+from overlay.text import printable
 from overlay.view import View
 
 __all__ = ["Report", "Suspect", "check", "suspect_at"]
@@ -94,8 +94,7 @@ def check(suspect: Suspect, *, notes: bool = False, workers: int | None = None) 
     try:
         return _check(suspect, family, notes, workers or cores())
     except OSError as error:
-        where = file_of(error) or "a layer"
-        raise OperationFailed(f"cannot read {where}", errno=error.errno or 0) from error
+        raise cannot_read(error) from error
 
 
 def _check(suspect: Suspect, family: MarkFamily, notes: bool, workers: int) -> Report:

@@ -23,8 +23,8 @@ from overlay.cli.layers import (
     unmounted_top_option,
     userxattr_option,
 )
-from overlay.errors import EXIT_ANSWER_IS_NO, OperationFailed
-from overlay.text import file_of, human_bytes, printable
+from overlay.errors import EXIT_ANSWER_IS_NO, cannot_read
+from overlay.text import human_bytes, printable
 
 if TYPE_CHECKING:
     from overlay.differences.changes import Change, Difference
@@ -160,8 +160,7 @@ def _view(trees: NamedLayers, against: str | None) -> Iterator[View]:
         except OSError as error:
             if isinstance(error, BrokenPipeError):
                 raise
-            where = file_of(error) or "a layer"
-            raise OperationFailed(f"cannot read {where}", errno=error.errno or 0) from error
+            raise cannot_read(error) from error
 
 
 def _changes(view: View, checksum: bool) -> Iterator[Change]:

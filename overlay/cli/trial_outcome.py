@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING, Any
 
 from overlay.cli.changelines import COLOURS, LETTERS, record
 from overlay.cli.wishes import Wishes
-from overlay.errors import FallthruError, OperationFailed, UsageError
-from overlay.text import file_of, human_bytes, printable
+from overlay.errors import FallthruError, UsageError, cannot_read
+from overlay.text import human_bytes, printable
 
 if TYPE_CHECKING:
     from overlay.differences.changes import Change
@@ -86,8 +86,7 @@ def _readable() -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        where = file_of(error) or "a layer"
-        raise OperationFailed(f"cannot read {where}", errno=error.errno or 0) from error
+        raise cannot_read(error) from error
 
 
 def _reclaim_terminal() -> None:
