@@ -16,15 +16,13 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 from overlay import marks
-from overlay.layer import VANISHED, open_beneath, scan
+from overlay.layer import VANISHED, directory_beneath, scan
 from overlay.priming.bottomlist import FAMILY
 from overlay.priming.fallthrus import Filled, Filler, Link, dress_directory
 
 __all__ = ["ELSEWHERE", "Settled", "kept_quiet", "make_one_file", "settle"]
 
 ELSEWHERE = "a file in it has another name outside of it"
-
-_DIRECTORY = os.O_RDONLY | os.O_DIRECTORY
 
 
 @dataclass(slots=True)
@@ -65,7 +63,7 @@ def settle(filler: Filler, filled: Filled) -> Settled:
         place = task.places[0]
         if b"/" in task.target:
             with (
-                _opened(filler.root, task.target) as target,
+                directory_beneath(filler.root, task.target) as target,
                 filler.view.layers[place.layer].directory(place.path) as source,
             ):
                 marks.set_redirect(target, FAMILY, task.path)
@@ -128,18 +126,9 @@ def _demote(root: int, path: bytes) -> int:
 
 
 @contextmanager
-def _opened(root: int, path: bytes) -> Iterator[int]:
-    fd = open_beneath(root, path, _DIRECTORY)
-    try:
-        yield fd
-    finally:
-        os.close(fd)
-
-
-@contextmanager
 def kept_quiet(root: int, path: bytes) -> Iterator[int]:
     """A directory that has the same times afterwards."""
-    with _opened(root, path) as fd:
+    with directory_beneath(root, path) as fd:
         st = os.fstat(fd)
         yield fd
         os.utime(fd, ns=(st.st_atime_ns, st.st_mtime_ns))

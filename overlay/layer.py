@@ -12,7 +12,7 @@ import errno
 import os
 import stat
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from typing import Final, Self
 
@@ -29,6 +29,7 @@ __all__ = [
     "Layer",
     "LayerCapabilities",
     "capabilities",
+    "directory_beneath",
     "first_fallthru_stub",
     "open_beneath",
     "top_shortcomings",
@@ -99,14 +100,9 @@ class Layer(Closing):
         """A readable descriptor on the directory ``path``; it belongs to the caller."""
         return open_beneath(self.fd, path, _DIRECTORY)
 
-    @contextmanager
-    def directory(self, path: bytes = b"") -> Iterator[int]:
+    def directory(self, path: bytes = b"") -> AbstractContextManager[int]:
         """:meth:`open_dir`, closed at the end."""
-        fd = self.open_dir(path)
-        try:
-            yield fd
-        finally:
-            os.close(fd)
+        return directory_beneath(self.fd, path)
 
     @contextmanager
     def parent(self, path: bytes) -> Iterator[tuple[int, bytes]]:
@@ -195,6 +191,16 @@ def open_beneath(root: int, path: bytes, flags: int) -> int:
     finally:
         if at != root:
             os.close(at)
+
+
+@contextmanager
+def directory_beneath(root: int, path: bytes) -> Iterator[int]:
+    """A readable descriptor of the directory ``path`` below ``root``, closed at the end."""
+    fd = open_beneath(root, path, _DIRECTORY)
+    try:
+        yield fd
+    finally:
+        os.close(fd)
 
 
 def _open_private(path: str) -> int:

@@ -11,14 +11,12 @@ from __future__ import annotations
 import errno
 import os
 import stat
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Final
 
 from overlay import marks, syscalls
 from overlay.errors import Refused
-from overlay.layer import open_beneath
+from overlay.layer import directory_beneath
 from overlay.markvalues import NO_XATTR, escape_attribute, visible_xattrs
 from overlay.priming.bottomlist import FAMILY, Source, children, visible
 from overlay.text import printable
@@ -40,7 +38,6 @@ _OPAQUE: Final = FAMILY.attribute("opaque")
 _IMPURE: Final = FAMILY.attribute("impure")
 
 _CREATE: Final = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
-_DIRECTORY: Final = os.O_RDONLY | os.O_DIRECTORY
 _NAME_MAX: Final = 255
 #: Room left for a file's other attributes beside a redirect.
 _RESERVED: Final = 512
@@ -167,7 +164,7 @@ class Filler:
         if len(task.path) + _NAME_MAX + 1 > self._longest:
             result.failed.append((task, "its path is too long for a mark"))
             return result
-        with _opened(self.root, task.target) as target:
+        with directory_beneath(self.root, task.target) as target:
             try:
                 if task.finish or self._fill(task, target, result):
                     self._finish(task, target, result)
@@ -300,15 +297,6 @@ def _not_plain(path: bytes) -> Refused:
         f"a bottom has its {printable(path)} elsewhere (a redirect or a fallthru)",
         hint="a bottom that was a top can't be shared like this; export or merge it first",
     )
-
-
-@contextmanager
-def _opened(root: int, path: bytes) -> Iterator[int]:
-    fd = open_beneath(root, path, _DIRECTORY)
-    try:
-        yield fd
-    finally:
-        os.close(fd)
 
 
 def _longest_mark(fd: int) -> int:
