@@ -205,7 +205,7 @@ class _Parts:
                 return []
             self._count()
             return [whiteout(path)]
-        kind = st.st_mode & 0o170000
+        kind = stat.S_IFMT(st.st_mode)
         if kind == stat.S_IFSOCK:
             self._sockets += 1
             return []

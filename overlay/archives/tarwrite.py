@@ -92,9 +92,7 @@ def headers(item: Item) -> bytes:
     if not records:
         return header
     body = b"".join([_record(*record) for record in sorted(records)])
-    above = b"PaxHeaders/" + path.rstrip(b"/")[-80:]
-    extended = _header(above, _PAX_OWNER, _pax_numbers(len(body)), _PAX_REST)
-    return extended + body + padding(len(body)) + header
+    return _extended(item.path, body) + header
 
 
 def plain_headers(path: bytes, st: os.stat_result, target: bytes = b"") -> bytes:
@@ -103,7 +101,7 @@ def plain_headers(path: bytes, st: os.stat_result, target: bytes = b"") -> bytes
     Nearly everything is so, and fits into a header but for its nanoseconds.
     """
     mode = st.st_mode
-    kind = mode & 0o170000
+    kind = stat.S_IFMT(mode)
     name = path + b"/" if kind == stat.S_IFDIR else path
     size = st.st_size if kind == stat.S_IFREG else 0
     seconds, nanoseconds = divmod(st.st_mtime_ns, 10**9)
@@ -120,7 +118,7 @@ def plain_headers(path: bytes, st: os.stat_result, target: bytes = b"") -> bytes
         item = of_stat(path, st)
         item.target = target
         return headers(item)
-    owner = _owner(mode & 0o7777, st.st_uid, st.st_gid)
+    owner = _owner(stat.S_IMODE(mode), st.st_uid, st.st_gid)
     rest = _rest(_TYPES[kind], target, st.st_rdev if kind in _DEVICES else 0)
     header = _header(name, owner, b"%011o\0%011o\0" % (size, seconds), rest)
     if not nanoseconds:
@@ -128,9 +126,7 @@ def plain_headers(path: bytes, st: os.stat_result, target: bytes = b"") -> bytes
     time = (b"%d.%09d" % (seconds, nanoseconds)).rstrip(b"0")
     # _record() of it, whose length always has two digits.
     body = b"%d mtime=%b\n" % (len(time) + 10, time)
-    above = b"PaxHeaders/" + path[-80:]
-    extended = _header(above, _PAX_OWNER, _pax_numbers(len(body)), _PAX_REST)
-    return extended + body.ljust(_BLOCK, b"\0") + header
+    return _extended(path, body) + header
 
 
 def padding(size: int) -> bytes:
@@ -198,6 +194,12 @@ _MARK_REST: Final = _rest(_TYPES[stat.S_IFREG], b"", 0)
 _NO_NUMBERS: Final = _pax_numbers(0)
 #: The checksum counts itself as spaces.
 _SPACES: Final = sum(b" " * 8)
+
+
+def _extended(path: bytes, body: bytes) -> bytes:
+    """What comes before the header of ``path`` if it has records: ``body``."""
+    header = _header(b"PaxHeaders/" + path[-80:], _PAX_OWNER, _pax_numbers(len(body)), _PAX_REST)
+    return header + body + padding(len(body))
 
 
 def _header(path: bytes, owner: _Field, numbers: bytes, rest: _Field) -> bytes:
