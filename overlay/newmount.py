@@ -7,7 +7,7 @@ from collections.abc import Iterable
 
 from overlay import syscalls
 
-__all__ = ["new_mount"]
+__all__ = ["new_mount", "put_at"]
 
 
 def new_mount(
@@ -33,3 +33,11 @@ def new_mount(
         return syscalls.fsmount(fs, attributes)
     finally:
         os.close(fs)
+
+
+def put_at(tree: int, where: str | os.PathLike[str]) -> None:
+    """Give a detached mount its place, and close its descriptor, also where that fails."""
+    try:
+        syscalls.move_mount(tree, "", syscalls.AT_FDCWD, where, syscalls.MOVE_MOUNT_F_EMPTY_PATH)
+    finally:
+        os.close(tree)

@@ -18,7 +18,7 @@ from pathlib import Path
 
 from overlay import syscalls
 from overlay.errors import FallthruError
-from overlay.newmount import new_mount
+from overlay.newmount import new_mount, put_at
 from overlay.spec import shell
 from overlay.spec.calls import MountedCalls
 from overlay.spec.filling import LAYER_MTIME_NS
@@ -164,12 +164,7 @@ class Bench(Looking):
 
     def attach(self, tree: int, where: Path) -> None:
         """Give a detached mount its place; it goes away with the bench."""
-        try:
-            syscalls.move_mount(
-                tree, "", syscalls.AT_FDCWD, where, syscalls.MOVE_MOUNT_F_EMPTY_PATH
-            )
-        finally:
-            os.close(tree)
+        put_at(tree, where)
         self._covered.append(where)
 
     # ------------------------------------------------------------------- mounting

@@ -44,8 +44,8 @@ def main(arguments: Sequence[str]) -> None:
     _import_all()
     processors = os.cpu_count() or 1
     size = len(clauses) if processors == 1 else _PIECE
-    about_nfs = [clause for clause in clauses if clause.id.startswith("nfs.")]
-    others = [clause for clause in clauses if clause not in about_nfs]
+    about_nfs = [clause for clause in clauses if nfs.is_about_nfs(clause.id)]
+    others = [clause for clause in clauses if not nfs.is_about_nfs(clause.id)]
     pieces = [
         (target, others[at : at + size]) for target in targets for at in range(0, len(others), size)
     ]

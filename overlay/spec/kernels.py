@@ -18,6 +18,7 @@ from typing import Any, Final
 from overlay.errors import EnvironmentLacks, FallthruError, OperationFailed, UsageError
 from overlay.spec import catalogue
 from overlay.spec.command import CommandTarget
+from overlay.spec.nfs import is_about_nfs
 from overlay.spec.runner import Result
 
 __all__ = ["HOST", "KERNELS", "Request", "command", "results", "run", "shares"]
@@ -84,8 +85,8 @@ def shares(request: Request, most: int) -> list[Request]:
     """The request's clauses dealt out to at most ``most`` requests, each for all targets."""
     ids = [clause.id for clause in catalogue.select(catalogue.load(), request.clauses)]
     # One server for all clauses about NFS.
-    about_nfs = [id for id in ids if id.startswith("nfs.")]
-    others = [id for id in ids if id not in about_nfs]
+    about_nfs = [id for id in ids if is_about_nfs(id)]
+    others = [id for id in ids if not is_about_nfs(id)]
     dealt = [others[n::most] for n in range(most)]
     dealt[0] += about_nfs
     return [replace(request, clauses=tuple(part)) for part in dealt if part]

@@ -17,14 +17,19 @@ from pathlib import Path
 from typing import Final
 
 from overlay import syscalls
-from overlay.newmount import new_mount
+from overlay.newmount import new_mount, put_at
 
-__all__ = ["served"]
+__all__ = ["is_about_nfs", "served"]
 
 _FOREVER: Final = 2**31 - 1
 #: Any port, all below it, with a number: include/uapi/linux/nfsd/export.h.
 _FLAGS: Final = 0x2 | 0x400 | 0x2000
 _HERE: Final = "127.0.0.1"
+
+
+def is_about_nfs(clause: str) -> bool:
+    """Whether the clause of this id is judged with what is served here."""
+    return clause.startswith("nfs.")
 
 
 @contextmanager
@@ -60,10 +65,7 @@ def _serve(undo: ExitStack) -> Path:
 
 
 def _attach(tree: int, where: Path, undo: ExitStack) -> None:
-    try:
-        syscalls.move_mount(tree, "", syscalls.AT_FDCWD, where, syscalls.MOVE_MOUNT_F_EMPTY_PATH)
-    finally:
-        os.close(tree)
+    put_at(tree, where)
     undo.callback(syscalls.umount2, where, syscalls.MNT_DETACH)
 
 

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
-from overlay import syscalls
 from overlay.errors import OperationFailed
-from overlay.newmount import new_mount
+from overlay.newmount import new_mount, put_at
 from overlay.spec import filesystems
 from overlay.spec.bench import Places
 from overlay.spec.kept import KeptImages
@@ -69,11 +67,7 @@ class Scratch:
 
     def mount(self) -> None:
         """In the worker: put the tmpfs in place."""
-        tree = new_mount("tmpfs")
-        syscalls.move_mount(
-            tree, "", syscalls.AT_FDCWD, self._made[0], syscalls.MOVE_MOUNT_F_EMPTY_PATH
-        )
-        os.close(tree)
+        put_at(new_mount("tmpfs"), self._made[0])
         for kind, where in zip(self._kinds, self._made[1:], strict=True):
             if kind is not None:
                 self._mount_kind(kind, where)
@@ -82,13 +76,7 @@ class Scratch:
         """A fresh file system of ``kind``, its image in the tmpfs; Lacks where it can't be had."""
         image = self._made[0] / f"{where.name}.{kind}"
         filesystems.make_image(kind, image, where, self._kept)
-        tree = filesystems.open_image(kind, image, read_only=False)
-        try:
-            syscalls.move_mount(
-                tree, "", syscalls.AT_FDCWD, where, syscalls.MOVE_MOUNT_F_EMPTY_PATH
-            )
-        finally:
-            os.close(tree)
+        put_at(filesystems.open_image(kind, image, read_only=False), where)
 
     def places(self) -> Places:
         """Fresh empty directories for one clause."""

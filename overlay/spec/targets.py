@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from overlay import layerargs, mountinfo, syscalls
 from overlay.errors import FallthruError, UsageError
+from overlay.newmount import put_at
 from overlay.spec.calls import Calls, MountedCalls
 from overlay.spec.command import CommandTarget
 from overlay.spec.unprivileged import UnprivilegedTarget
@@ -223,10 +224,7 @@ class OverlayfsTarget:
             tree = syscalls.fsmount(fs)
         finally:
             os.close(fs)
-        try:
-            syscalls.move_mount(tree, "", syscalls.AT_FDCWD, mnt, syscalls.MOVE_MOUNT_F_EMPTY_PATH)
-        finally:
-            os.close(tree)
+        put_at(tree, mnt)
 
     def by_hand(self, bottoms: tuple[str, ...], top: str, work: str, mnt: str) -> tuple[str, str]:
         options = [f"lowerdir={':'.join(bottoms)}", f"upperdir={top}", f"workdir={work}"]

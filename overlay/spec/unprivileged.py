@@ -16,6 +16,7 @@ from pathlib import Path
 
 from overlay import syscalls
 from overlay.errors import OperationFailed
+from overlay.newmount import put_at
 from overlay.spec.calls import Calls, MountedCalls
 
 __all__ = ["UnprivilegedTarget"]
@@ -54,12 +55,7 @@ class UnprivilegedTarget:
                 os.waitpid(child, 0)
         if not descriptors:
             raise OperationFailed(said.decode() or "the child that mounts died")
-        try:
-            syscalls.move_mount(
-                descriptors[0], "", syscalls.AT_FDCWD, mnt, syscalls.MOVE_MOUNT_F_EMPTY_PATH
-            )
-        finally:
-            os.close(descriptors[0])
+        put_at(descriptors[0], mnt)
 
     def by_hand(self, bottoms: tuple[str, ...], top: str, work: str, mnt: str) -> tuple[str, str]:
         # No tool makes a mount in one namespace of users for another.
