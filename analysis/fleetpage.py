@@ -15,8 +15,8 @@ from importlib import resources
 
 import pandas as pd
 
-from analysis import fleet, fleetplots, tables
-from analysis.fleetshow import columns_of, title_of
+from analysis import fleet, fleetplots, fleettables, tables
+from analysis.fleettables import Key
 from analysis.markup import digest, document, figure, table, text, tiles, warnings
 from analysis.sketch import VALUE_ERROR
 from analysis.survey import Survey
@@ -30,8 +30,6 @@ KEYS = (("host",),)
 
 #: The verdicts of :func:`fleet.ratios` from good to bad, for sorting.
 _ORDER = ("faster", "same", "unsure", "slower")
-
-Key = Sequence[str]
 
 
 @dataclass(frozen=True)
@@ -51,6 +49,7 @@ def render(surveys: Sequence[Survey], keys: Sequence[Key], *, top: int = 10) -> 
     They must have :data:`KEYS`; ``keys`` have a table each, of ``top`` rows.
     """
     last = surveys[-1]
+    keys = [key for key in keys if tuple(key) not in KEYS]
     hosts = len({run.host for run in last.runs})
     what = f"{hosts:,} hosts" + (", after against before" if len(surveys) > 1 else "")
     body = [
@@ -96,14 +95,8 @@ def _alone(survey: Survey, keys: Sequence[Key], top: int) -> Iterator[str]:
     )
     titles = ("runs", "copyups", "time", "data", "p50", "p99", "longest", "errors")
     yield _chooser(_hosts(survey), titles, ("whole", "incomplete"), "p99")
-    yield from _tables(survey, keys, top)
+    yield from map(table, fleettables.groups(survey, keys, top))
     yield table(tables.phase_rows(survey.phases(), whole["spans"]))
-
-
-def _tables(survey: Survey, keys: Sequence[Key], top: int) -> Iterator[str]:
-    for key in (one for one in keys if tuple(one) not in KEYS):
-        found = survey.summarise(key)
-        yield table(tables.groups(found, key, title_of(key), columns_of(key), top=top))
 
 
 def _hosts(survey: Survey) -> Iterator[_Row]:
@@ -130,7 +123,8 @@ def _changed(before: Survey, after: Survey, keys: Sequence[Key], top: int) -> It
     moved = (human_bytes(row["bytes_before"]), human_bytes(row["bytes_after"]))
     less = row["bytes_before"] / row["bytes_after"] if row["bytes_after"] else float("nan")
     alike = fleet.overlap(before, after)
-    verdicts = Counter(fleet.ratios(before, after, "host")["verdict"])
+    hosts = fleet.ratios(before, after, "host")
+    verdicts = Counter(hosts["verdict"])
     spent = f"time in copyup: {duration(row['time_before'])} → {duration(row['time_after'])}"
     yield tiles(
         [
@@ -153,19 +147,13 @@ def _changed(before: Survey, after: Survey, keys: Sequence[Key], top: int) -> It
         "hosts-ratios",
     )
     titles = ("verdict", "ratio", "from", "to", "p50 before", "p50 after")
-    yield _chooser(_pairs(before, after), titles, tuple(sorted(verdicts)), "p50 after")
-    for key in (one for one in keys if tuple(one) not in KEYS):
-        slower = fleet.ratios(before, after, key).head(top)
-        title = f"Typical time {title_of(key).lower()}"
-        whole = fleet.ratios(before, after)
-        yield table(tables.typical_times(whole, slower, title, columns_of(key)))
-        found = fleet.compare(before, after, key)
-        yield table(tables.changed(found, key, title_of(key), columns_of(key), top=top))
+    yield _chooser(_pairs(hosts, before, after), titles, tuple(sorted(verdicts)), "p50 after")
+    yield from map(table, fleettables.changes(before, after, keys, top))
 
 
-def _pairs(before: Survey, after: Survey) -> Iterator[_Row]:
+def _pairs(hosts: pd.DataFrame, before: Survey, after: Survey) -> Iterator[_Row]:
     medians = [one.summarise("host")["p50"] for one in (before, after)]
-    for host, row in fleet.ratios(before, after, "host").iterrows():
+    for host, row in hosts.iterrows():
         times = [one.get(host, pd.NaT) for one in medians]
         factors = [row[name] for name in ("ratio", "ratio_low", "ratio_high")]
         figures = (

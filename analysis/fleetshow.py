@@ -8,7 +8,8 @@ from typing import Any
 
 import click
 
-from analysis import fleet, stats, tables
+from analysis import fleet, fleettables, stats, tables
+from analysis.fleettables import Key
 from analysis.report import record, records
 from analysis.sketch import DISTINCT_ERROR, KEPT, VALUE_ERROR
 from analysis.survey import Survey
@@ -16,13 +17,10 @@ from analysis.tables import duration, ratio
 from analysis.terminal import print_table
 from overlay.text import human_bytes, printable
 
-__all__ = ["as_data", "columns_of", "comparison_as_data", "show", "show_comparison", "title_of"]
-
-Key = Sequence[str]
+__all__ = ["as_data", "comparison_as_data", "show", "show_comparison"]
 
 #: What a run says that it has lost.
 _LOST = ("lost", "unmatched")
-_WORDS = {"op": "system call", "size": "file size", "ftype": "type", "mount": "mount point"}
 
 
 def show(survey: Survey, keys: Sequence[Key], *, top: int) -> None:
@@ -36,9 +34,8 @@ def show(survey: Survey, keys: Sequence[Key], *, top: int) -> None:
     lost, unmatched = (sum(getattr(run.metadata, name) for run in survey.runs) for name in _LOST)
     if lost or unmatched:
         click.secho(f"  incomplete: {lost:,} events lost, {unmatched:,} copyups given up", fg="red")
-    for key in keys:
-        found = survey.summarise(key)
-        print_table(tables.groups(found, key, title_of(key), columns_of(key), top=top))
+    for table in fleettables.groups(survey, keys, top):
+        print_table(table)
     print_table(tables.phase_rows(survey.phases(), whole["spans"]))
 
 
@@ -54,13 +51,8 @@ def show_comparison(before: Survey, after: Survey, keys: Sequence[Key], *, top: 
         f"data {human_bytes(row['bytes_before'])} → {human_bytes(row['bytes_after'])}, "
         f"{alike.both:,} files in both, {alike.only_before:,} and {alike.only_after:,} in one only"
     )
-    whole = fleet.ratios(before, after)
-    for key in keys:
-        slower = fleet.ratios(before, after, key).head(top)
-        title = f"Typical time {title_of(key).lower()}"
-        print_table(tables.typical_times(whole, slower, title, columns_of(key)))
-        found = fleet.compare(before, after, key)
-        print_table(tables.changed(found, key, title_of(key), columns_of(key), top=top))
+    for table in fleettables.changes(before, after, keys, top):
+        print_table(table)
 
 
 def as_data(survey: Survey, keys: Sequence[Key], top: int) -> dict[str, Any]:
@@ -116,13 +108,3 @@ def _totals(survey: Survey) -> str:
         f"{hosts:,} hosts, {len(runs):,} runs: {whole['spans']:,} copyups of {whole['files']:,}"
         f" files: {duration(whole['time'])}, {human_bytes(whole['bytes'])} copied"
     )
-
-
-def columns_of(key: Key) -> tuple[str, ...]:
-    """What the columns that name a group by ``key`` are called."""
-    return tuple(_WORDS.get(name, name) for name in key)
-
-
-def title_of(key: Key) -> str:
-    """The title of a table of groups by ``key``."""
-    return f"By {' and '.join(columns_of(key))}"
