@@ -57,6 +57,8 @@ def _serve(undo: ExitStack) -> Path:
     # The older versions want to be registered with rpcbind.
     _write(control / "versions", "-3 +4 +4.1 +4.2\n")
     _write(control / "nfsv4gracetime", "10\n")
+    # Older kernels listen there by themselves; 7.x has no server without.
+    _write(control / "portlist", "tcp 2049\n")
     undo.callback(_write, control / "threads", "0\n")
     _write(control / "threads", "2\n")
     options = {"addr": _HERE, "clientaddr": _HERE, "vers": "4.2", "proto": "tcp", "sec": "sys"}
