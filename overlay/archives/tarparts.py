@@ -160,7 +160,7 @@ class _Parts:
             children = self._source.directory(spot.path, spot.node, whole=True)
             return [piece for child in children for piece in self._general(child)]
         try:
-            fd = self._view.layers[0].open_dir(spot.path)
+            fd = self._view.layers[0].open_sibling(spot.path)
         except OSError as error:
             if error.errno in VANISHED:
                 return []
@@ -198,7 +198,7 @@ class _Parts:
         self._seen += entries
 
     def _plain(self, spot: _Spot, base: bytes, each: PlainEntry) -> list[_Piece]:
-        name, st, _ = each
+        name, st, marks = each
         path = spot.path + b"/" + name if spot.path else name
         if each.is_whiteout:
             if spot.opaque:
@@ -212,7 +212,10 @@ class _Parts:
         self._count()
         check_name(path)
         if kind == stat.S_IFDIR:
-            return [plain_headers(path, st), _Spot(path)]
+            if not marks.opaque:
+                return [plain_headers(path, st), _Spot(path)]
+            self._count()
+            return [plain_headers(path, st), opaque_mark(path), _Spot(path, opaque=True)]
         target = os.readlink(base + name) if kind == stat.S_IFLNK else b""
         size = st.st_size if kind == stat.S_IFREG else 0
         if st.st_nlink > 1 or size > _SMALL:

@@ -139,7 +139,11 @@ class _Diff:
             return []
         items: list[Pair | Difference]
         if self.quick is not None and self.quick.suits(pair):
-            items, left = self.quick.look(pair)
+            items, left, opaque = self.quick.look(pair)
+            for each in opaque:
+                assert each.was is not None
+                what = self.comparer.compare_plain(each.now, each.was)
+                items += self.both_directories(each, each.was, what)
             if left:
                 items += self.entries(pair, left)
         else:
@@ -187,11 +191,17 @@ class _Diff:
             yield self.new(path, now, was, moved_from)
             yield Pair(path, now, moved_from, source)
         elif now.places != was.places:
-            kind = Kind.REPLACED if self.replaces(now, was) else Kind.CHANGED
             what = self.comparer.compare(now, was, here, there)
-            if what or kind is Kind.REPLACED:
-                yield changed(path, now, was, what, kind)
-            yield Pair(path, now, old_path, was)
+            yield from self.both_directories(Pair(path, now, old_path, was), was, what)
+
+    def both_directories(
+        self, pair: Pair, was: Node, what: frozenset[Aspect]
+    ) -> Iterator[Pair | Difference]:
+        """A directory over ``was`` that is not all the same, and differs in ``what`` itself."""
+        kind = Kind.REPLACED if self.replaces(pair.now, was) else Kind.CHANGED
+        if what or kind is Kind.REPLACED:
+            yield changed(pair.path, pair.now, was, what, kind)
+        yield pair
 
     def new(self, path: bytes, now: Node, was: Node | None, moved_from: bytes | None) -> Difference:
         gone = (0, 0) if was is None else self.comparer.totals(was)

@@ -45,6 +45,7 @@ class PlainEntries:
     def __init__(self, family: MarkFamily) -> None:
         self.in_place = False
         origin, impure = family.attribute("origin"), family.attribute("impure")
+        self._opaque = family.attribute("opaque")
         # A directory's own notes, like that of a copyup, change nothing that is shown.
         self._marks: dict[tuple[str, ...], Marks] = {
             (origin,): Marks(others=frozenset({"origin"}), bare=True),
@@ -74,7 +75,7 @@ class PlainEntries:
                 if st.st_mode & 0o170000 in _MARKED and (
                     attributes := listxattr(base + name, follow_symlinks=False)
                 ):
-                    marks = known.get(tuple(attributes))
+                    marks = known.get(tuple(attributes)) or self._if_opaque(base + name, attributes)
             except OSError as error:
                 # The general lookup tells what is wrong with it, or that it is gone.
                 if error.errno not in VANISHED:
@@ -85,3 +86,15 @@ class PlainEntries:
             else:
                 plain.append(PlainEntry(name, st, marks))
         return plain
+
+    def _if_opaque(self, path: bytes, attributes: list[str]) -> Marks | None:
+        """The marks of a directory with nothing but that it is opaque, and notes."""
+        opaque = self._opaque
+        if opaque not in attributes:
+            return None
+        notes = tuple(attribute for attribute in attributes if attribute != opaque)
+        known = self._marks.get(notes) if notes else PLAIN
+        # With another value it holds whiteouts in their other form.
+        if known is None or os.getxattr(path, opaque, follow_symlinks=False) != b"y":
+            return None
+        return Marks(opaque=True, others=known.others, bare=True)

@@ -30,10 +30,15 @@ _MARKED: Final = (_FILE, _DIRECTORY)
 
 
 class Found(NamedTuple):
-    """What is plain in a directory, and the names that were not, in any order."""
+    """What is plain in a directory, and the names that were not, in any order.
+
+    ``opaque`` are directories that hide one of the bottom: whether with the same things in
+    them, or others, is not looked at.
+    """
 
     items: list[Pair | Difference]
     left: set[bytes]
+    opaque: list[Pair]
 
 
 class Quick:
@@ -59,23 +64,28 @@ class Quick:
         """What is plain in a directory; nothing if it was removed meanwhile."""
         left: set[bytes] = set()
         try:
-            here = self._view.layers[0].open_dir(pair.path)
+            here = self._open(0, pair.path)
             try:
                 base = self.entries.enter(here)
                 mine = self.entries.read(base, os.listdir(base or b"."), left)
             finally:
                 os.close(here)
             if pair.was is None:
-                return Found(_only_new(mine, pair.path), left)
-            there = self._view.layers[1].open_dir(pair.path)
+                return Found(_only_new(mine, pair.path), left, [])
+            there = self._open(1, pair.path)
             try:
-                return Found(self._both(mine, left, there, pair), left)
+                return self._both(mine, left, there, pair)
             finally:
                 os.close(there)
         except OSError as error:
             if error.errno in VANISHED:
-                return Found([], set())
+                return Found([], set(), [])
             raise
+
+    def _open(self, number: int, path: bytes) -> int:
+        layer = self._view.layers[number]
+        # A worker only reads; who commits changes directories between two looks.
+        return layer.open_sibling(path) if self.entries.in_place else layer.open_dir(path)
 
     def suspects(self, path: bytes, names: Iterable[bytes]) -> set[bytes]:
         """Those of ``names`` in an opaque directory of the top that can be fallthrus."""
@@ -86,15 +96,14 @@ class Quick:
         found.update(each.name for each in plain if each.st.st_mode & _KIND not in _MARKED)
         return found
 
-    def _both(
-        self, mine: list[PlainEntry], left: set[bytes], there: int, pair: Pair
-    ) -> list[Pair | Difference]:
+    def _both(self, mine: list[PlainEntry], left: set[bytes], there: int, pair: Pair) -> Found:
         """What became of what is, or was, at the same place ``there`` on the bottom."""
         opaque = pair.now.marks.opaque
         before = pair.path + b"/" if pair.path else b""
         base = self.entries.enter(there)
         lstat, listxattr, untouched = os.lstat, os.listxattr, self._comparer.untouched
         items: list[Pair | Difference] = []
+        others: list[Pair] = []
         for each in mine:
             name, st, marks = each
             kind = st.st_mode & _KIND
@@ -120,12 +129,15 @@ class Quick:
             was = Node(old, PLAIN, (place,), place if old_kind == _FILE else None)
             if hidden:
                 items.append(deleted(before + name, was, (1, length(was))))
+            elif marks.opaque:
+                path = before + name
+                others.append(Pair(path, Node(st, marks, (Place(0, path),)), path, was))
             else:
                 items += self._same_type(before + name, each, was)
         if opaque:
             seen = {each.name for each in mine}
             left.update(name for name in os.listdir(base or b".") if name not in seen)
-        return items
+        return Found(items, left, others)
 
     def _same_type(self, path: bytes, mine: PlainEntry, was: Node) -> list[Pair | Difference]:
         _, st, marks = mine

@@ -434,6 +434,16 @@ def test_many_entries_by_several_processes_in_order(layers: Layers) -> None:
             directory.mkdir(parents=True)
             for name in range(101):
                 (directory / f"f{name}").write_bytes(b"x" * (layer == layers.top))
+        (layers.bottom / f"d{number % 7}" / f"e{number}" / "below").touch()
+        # Another directory with the old name, and one that says it has xattr whiteouts.
+        if number in (2, 3, 5, 7, 11, 13):
+            os.setxattr(directory, "trusted.overlay.opaque", b"x" if number == 7 else b"y")
+        if number == 5:
+            os.setxattr(directory, "trusted.overlay.impure", b"y")
+        if number == 11:
+            directory.chmod(0o700)
+        if number == 13:
+            os.setxattr(directory, "trusted.mine", b"1")
     age(layers.bottom)
     with Layer.open(str(layers.top)) as top, Layer.open(str(layers.bottom)) as bottom:
         alone = list(diff(top, [bottom], MarkFamily.TRUSTED, workers=1))
@@ -441,7 +451,11 @@ def test_many_entries_by_several_processes_in_order(layers: Layers) -> None:
         general = _Diff(View([top, bottom], MarkFamily.TRUSTED), False)
         general.quick = None
         assert [each.change for each in general.run()] == alone, "the quick look misses nothing"
-    assert len(alone) == 61 * 101
+    # Five directories are other ones, in which a file is missing.
+    assert len(alone) == 61 * 101 + 5 * 2
+    assert [each.path for each in alone if each.kind is Kind.REPLACED] == [
+        b"d%d/e%d" % (number % 7, number) for number in (2, 3, 11, 5, 13)
+    ]
     assert together == alone
     # Whoever stops reading leaves no process behind (the session's last check).
     with Layer.open(str(layers.top)) as top, Layer.open(str(layers.bottom)) as bottom:

@@ -127,6 +127,34 @@ def test_nothing_is_followed_out_of_a_layer(layers: Layers) -> None:
                 layer.lstat(path)
 
 
+def test_siblings_are_opened_from_their_parent(layers: Layers) -> None:
+    """Each as by its whole path; nothing is followed, and a moved parent is still meant."""
+    paths = ["a", "b", "a/1", "a/2", "a/3", "b/1", "b/1/x", "b/1/y", "b/2", "b/3", "a/1/x"]
+    for path in paths:
+        (layers.top / path).mkdir()
+    (layers.top / "a" / "link").symlink_to("1")
+    (layers.top / "a" / "file").touch()
+    with Layer.open(str(layers.top)) as layer:
+        for path in paths:
+            fd = layer.open_sibling(path.encode())
+            assert os.fstat(fd).st_ino == (layers.top / path).stat().st_ino
+            os.close(fd)
+        for name in (b"1", b"2"):
+            os.close(layer.open_sibling(b"a/" + name))
+        for name in (b"link", b"file"):
+            with pytest.raises(NotADirectoryError):
+                layer.open_sibling(b"a/" + name)
+        with pytest.raises(FileNotFoundError):
+            layer.open_sibling(b"a/4")
+        (layers.top / "a").rename(layers.top / "c")
+        (layers.top / "a" / "3").mkdir(parents=True)
+        fd = layer.open_sibling(b"a/3")
+        assert os.fstat(fd).st_ino == (layers.top / "c" / "3").stat().st_ino
+        os.close(fd)
+        before = len(os.listdir("/proc/self/fd"))
+    assert len(os.listdir("/proc/self/fd")) == before - 2
+
+
 def test_entries_that_vanish_are_left_out(layers: Layers) -> None:
     for number in range(5):
         (layers.top / f"d{number}").mkdir()
