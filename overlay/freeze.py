@@ -14,7 +14,6 @@ import errno
 import os
 import shutil
 import subprocess
-import tempfile
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -76,7 +75,7 @@ def freeze(
         with _aside(image, replace=replace) as temporary:
             # Only later times than this are changed, and there is none.
             environment = {**os.environ, "SOURCE_DATE_EPOCH": str(outline.newest + 1)}
-            _make([*arguments, temporary], environment, tree, directory)
+            _make(arguments, environment, temporary, tree, directory)
             if verify:
                 _verify(layer, temporary)
             size = os.stat(temporary).st_size
@@ -179,19 +178,25 @@ def _rename_to_free(temporary: str, image: str) -> None:
         ) from None
 
 
-def _make(arguments: list[str], environment: dict[str, str], tree: int, directory: str) -> None:
-    """Run mkfs.erofs, which wants a path, in a mount namespace where the tree has one."""
-    with tempfile.TemporaryDirectory(prefix="fallthru-freeze-") as place:
-        enter, path = _entry(tree, place, directory)
-        done = subprocess.run(
-            [*arguments, path],
-            env=environment,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            preexec_fn=enter,
-            pass_fds=(tree,),
-            check=False,
-        )
+def _make(
+    arguments: list[str], environment: dict[str, str], image: str, tree: int, directory: str
+) -> None:
+    """Run mkfs.erofs, which wants a path, in a mount namespace where the tree has one.
+
+    That is beside ``image``, where it goes with it, whatever ends this process.
+    """
+    place = os.path.join(os.path.dirname(image), "tree")
+    os.mkdir(place)
+    enter, path = _entry(tree, place, directory)
+    done = subprocess.run(
+        [*arguments, image, path],
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        preexec_fn=enter,
+        pass_fds=(tree,),
+        check=False,
+    )
     if done.returncode != 0:
         said = done.stdout.decode(errors="replace").strip().splitlines()
         raise OperationFailed(

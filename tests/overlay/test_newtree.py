@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import tempfile
 from collections.abc import Callable
 from functools import partial
 
@@ -51,11 +52,15 @@ def make_image(layers: Layers, out: str) -> None:
     [make_squash, make_tar, make_directory, make_index, make_index_image, make_image],
     ids=lambda make: make.__name__,
 )
-def test_killed_at_every_step(layers: Layers, make: Callable[[Layers, str], None]) -> None:
+def test_killed_at_every_step(
+    layers: Layers, make: Callable[[Layers, str], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
     (layers.bottom / "d").mkdir()
     (layers.bottom / "d" / "file").write_text("content")
-    place = layers.base / "place"
-    place.mkdir()
+    place, elsewhere = layers.base / "place", layers.base / "elsewhere"
+    for directory in (place, elsewhere):
+        directory.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(elsewhere))
     run = partial(make, layers, str(place / "out"))
     number = 1
     while crash_before(number, run):
@@ -67,6 +72,7 @@ def test_killed_at_every_step(layers: Layers, make: Callable[[Layers, str], None
     assert number > 4
     (made,) = os.listdir(place)  # the last run found and removed what those before it left
     assert made.startswith("out")
+    assert not os.listdir(elsewhere)
 
 
 def test_one_run_at_a_time(layers: Layers) -> None:
