@@ -33,8 +33,8 @@ class Backend(Protocol):
     """Something that sees copyups.
 
     It works from construction until :meth:`close`.  ``lost`` counts records that found
-    no room and events that the kernel kept from it, ``unmatched`` copyups that were begun
-    but never seen to end.
+    no room and, at most, events that the kernel kept from it, ``unmatched`` copyups that were
+    begun but never seen to end.
     """
 
     name: str

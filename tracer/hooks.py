@@ -16,6 +16,7 @@ __all__ = [
     "EXITS",
     "FINDER",
     "FUNCTIONS",
+    "ONCE",
     "TASKS",
     "TRACEPOINTS",
     "Hook",
@@ -134,4 +135,13 @@ FUNCTIONS: Final = (
     Hook("leave_attach", ("attach_recursive_mnt", "do_move_mount")),
     Hook("leave_attach", ("ovl_reconfigure", "ovl_remount")),  # the first since 6.5
     Hook("enter_gone", ("ovl_put_super",)),
+)
+
+#: Programs that have no twin where others have (probes/calls.c): little is lost with a run of them.
+ONCE: Final = frozenset(
+    {
+        *("enter_fill", "leave_fill", "leave_attach", "enter_gone"),
+        *("on_percpu_alloc", "on_fsopened", "on_sys_exit", "on_cap_capable"),
+        *("on_sched_process_fork", "on_sched_process_exit"),
+    }
 )

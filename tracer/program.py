@@ -25,6 +25,7 @@ from tracer.attaching import Loader, Program
 from tracer.hooks import BEYOND_TMPFS, EXITS, FINDER, FUNCTIONS, TASKS, TRACEPOINTS, Hook
 from tracer.kallsyms import Range, known_ranges
 from tracer.kinds import KINDS
+from tracer.preemption import preempts, preempts_tracepoints
 
 __all__ = [
     "COPYUPS",
@@ -132,11 +133,14 @@ def build(backend: str, filters: Filters, options: Options = COPYUPS) -> Program
         )
     made = _object(backend)
     told = _constants(filters, known_ranges() if backend == "tracepoint" else (), options)
+    twins = (backend == "fentry" and preempts()) or (
+        backend == "tracepoint" and preempts_tracepoints()
+    )
     program = Program()
     try:
         for spec in made.maps:
-            program.maps[spec.name] = _map(spec)
-        program.loader = Loader(program, made, told, backend)
+            program.maps[spec.name] = _map(spec, twins)
+        program.loader = Loader(program, made, told, backend, twins=twins)
         program.loader.attach(_hooks(backend, filters))
     except OSError as error:
         program.close()
@@ -171,13 +175,13 @@ def _hooks(backend: str, filters: Filters) -> tuple[Hook, ...]:
     return (*chosen, *tasks)
 
 
-def _map(spec: MapSpec) -> bpf.Map:
-    entries = RINGS.get(spec.name, spec.entries)
+def _map(spec: MapSpec, twins: bool) -> bpf.Map:
+    entries = RINGS.get(spec.name, spec.entries * (1 + (twins and spec.name == "rooms")))
     return bpf.Map(spec.name, spec.kind, spec.key_size, spec.value_size, entries, spec.flags)
 
 
 def _constants(filters: Filters, ranges: Sequence[Range], options: Options) -> list[int]:
-    """In the order of the first ``enum`` of probes/state.c."""
+    """In the order of the first ``enum`` of probes/state.c, after which of twins it is."""
     if len(ranges) > _RANGES:
         raise NoBpf(
             f"this kernel's copyup code lies in {len(ranges)} places",

@@ -30,6 +30,12 @@ OPERATIONS = ("openat", "chmod", "truncate", "rename", "lchown", "utimensat", "l
 CALLED = {"chmod": {"chmod", "fchmodat"}, "link": {"link", "linkat"}}
 
 
+@pytest.fixture(params=[False, True], ids=["once", "twins"])
+def twins(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Programs stand at their tracepoints as on a kernel that does not preempt them, or does."""
+    monkeypatch.setattr("tracer.program.preempts_tracepoints", lambda: request.param)
+
+
 @contextmanager
 def union(layers: Layers, **options: str) -> Iterator[Path]:
     with overlay(layers.mnt, [layers.bottom], layers.top, layers.work, options) as mnt:
@@ -188,6 +194,7 @@ def make_every_type(bottom: Path) -> dict[str, str]:
     return made
 
 
+@pytest.mark.usefixtures("twins")
 @pytest.mark.parametrize("kind", ["tmpfs", "ext4", "xfs", "btrfs"])
 def test_every_type(kind: str, layers: Layers) -> None:
     """lchown copies up anything; the directory above it goes up first, as its own span."""
@@ -221,6 +228,7 @@ def places(kind: str, layers: Layers, size: int = 64) -> Iterator[Layers]:
         yield make_layers(base)
 
 
+@pytest.mark.usefixtures("twins")
 @pytest.mark.parametrize("kind", ["tmpfs", "ext4", "xfs", "btrfs"])
 def test_metacopy(kind: str, layers: Layers) -> None:
     """Metadata goes up alone; the data follows when it is written to, as a second span."""

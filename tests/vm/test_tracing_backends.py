@@ -175,7 +175,8 @@ def test_what_tracepoints_cannot_see_is_said(kernel: str) -> None:
 def test_threads(kernel: str, backend: str) -> None:
     """32 threads at once: each file once, and their directory once where those are seen.
 
-    What programs miss that the kernel preempts is counted.
+    What programs miss that the kernel preempts is counted.  Those at trampolines stand there
+    twice then; once, they miss a twentieth.
     """
     lost = told(kernel, backend)["lost of threads"]
     assert not lost or (kernel in PREEMPTING and backend != "kprobe")
@@ -183,8 +184,8 @@ def test_threads(kernel: str, backend: str) -> None:
     expected = Counter((f"/threads/{n}", n) for n in range(THREADS * EACH))
     if backend in FUNCTIONS or kernel not in WITHOUT_CTIME:
         expected["/threads", 0] += 1
-    assert (expected - seen).total() <= lost
-    assert (seen - expected).total() <= lost  # without path or bytes
+    lacking, strange = expected - seen, seen - expected  # strange: without path or bytes
+    assert max(lacking.total(), strange.total()) <= min(lost, THREADS * EACH // 50)
 
 
 @pytest.mark.parametrize("kernel", KERNELS)

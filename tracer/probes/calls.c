@@ -19,6 +19,21 @@
 
 enum { AT_FLAGS, AT_START, AT_FILL };
 
+/* Twins.  Where a program that was preempted may keep it from running for another thread, it
+ * stands at its place twice (C_COPY: 1 and 2, else 0), and one of them is rarely missed where the
+ * other was.  What they do comes to the same if done twice, as all at tracepoints does, or they
+ * take turns: whichever is first sets the bit that tells the other.  Which of them that is differs
+ * between kernels; and if one was missed, its twin does the work from then on. */
+enum turn { T_SPLICE = 1, T_NESTED = 2, T_LAYER = 4 };
+
+static __always_inline int was_done(u32 *turns, u32 turn)
+{
+    if (!CONSTANT(C_COPY))
+        return 0;
+    *turns ^= turn;
+    return !(*turns & turn);
+}
+
 #ifdef KPROBES
 /* A kretprobe has the registers of the return: what it was about was noted at the entry. */
 BPF_HASH(noted, u64, u64, 16384);

@@ -32,8 +32,15 @@ static __always_inline void begin(void *ctx, u64 dentry)
     u32 tid = thread();
     struct span *before = spans.lookup(&tid);
     if (before && !(before->rec.flags & F_DONE)) {
-        count(ST_UNMATCHED); /* a union that is another one's top */
-        return;
+        if (before->inode == dentry)
+            return; /* begun by this one's twin */
+        if (before->cred != m->cred) {
+            if (!was_done(&before->turns, T_NESTED))
+                count(ST_UNMATCHED); /* a union that is another one's top */
+            return;
+        }
+        count(ST_UNMATCHED); /* its end was missed */
+        before = 0;
     }
     struct scratch *buf = room(P_COPYUP);
     if (!buf)
@@ -42,7 +49,7 @@ static __always_inline void begin(void *ctx, u64 dentry)
     u64 inode = READ(dentry, dentry, d_inode);
     s->inode = dentry;
     s->cred = m->cred;
-    s->sync_start = s->inside = 0;
+    s->sync_start = s->inside = s->turns = 0;
     describe(&s->rec, m, bpf_ktime_get_ns());
     s->rec.mode = READ(inode, inode, i_mode);
     s->rec.flags = F_EXACT | (m->metacopy ? F_METACOPY : 0) | (upper_of(inode) ? F_DATA_ONLY : 0);
@@ -137,7 +144,7 @@ RETURN(splice)
     CURRENT_COPYUP(s);
     LEFT(s);
     s64 moved = RESULT();
-    if (moved > 0) {
+    if (!was_done(&s->turns, T_SPLICE) && moved > 0) {
         s->rec.flags |= F_COPIED;
         s->rec.dirtied += moved;
     }
@@ -239,6 +246,20 @@ static __always_inline void failed_early(void *ctx, u64 dentry, int error)
     send(s);
 }
 
+/* Of an error that this one's twin has told of, too: they take turns. */
+static __always_inline int was_told(void)
+{
+    if (!CONSTANT(C_COPY))
+        return 0;
+    u32 tid = thread();
+    if (!hints.lookup(&tid)) {
+        take_hint();
+        return 0;
+    }
+    hints.delete(&tid);
+    return 1;
+}
+
 RETURN(flags)
 {
     u64 dentry = FIRST(AT_FLAGS);
@@ -246,6 +267,8 @@ RETURN(flags)
     recall(AT_START); /* where somebody else did the copyup, it is still noted */
 #endif
     int error = (s32)RESULT();
+    if (error < 0 && was_told())
+        return 0;
     u32 tid = thread();
     struct span *s = spans.lookup(&tid);
     if (!s) {

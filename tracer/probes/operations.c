@@ -27,6 +27,8 @@ struct flight {
     u64 id;      /* of the span, once something was copied up */
     u32 layers;
     u32 found;   /* a layer had the name */
+    u32 turns;
+    u32 pad;
 };
 BPF_HASH(flights, u64, struct flight, 16384);
 
@@ -52,11 +54,13 @@ static __always_inline void depart(int group, u64 object, u64 context)
     if (context)
         flight.before = READ(dir_context, context, pos);
     u64 key = flight_key(group, 0);
-    if (flights.lookup(&key))
+    struct flight *before = flights.lookup(&key);
+    if (before && before->object != object) /* else it is this one's twin who noted it */
         key = flight_key(group, 1);
     flights.update(&key, &flight);
 }
 
+/* What this thread is in, the inner one of two. */
 static __always_inline struct flight *in_flight(int group, u64 *key)
 {
     *key = flight_key(group, 1);
@@ -66,6 +70,31 @@ static __always_inline struct flight *in_flight(int group, u64 *key)
     *key = flight_key(group, 0);
     return flights.lookup(key);
 }
+
+/* The same at its end, if it is about `object`: else this one's twin has ended it.  A kretprobe
+ * does not know what it is about. */
+#ifdef KPROBES
+#define ENDING(F, GROUP, KEY, OBJECT)                                                            \
+    struct flight *F = in_flight(GROUP, KEY);                                                    \
+    if (!F)                                                                                      \
+        return 0
+#else
+#define ENDING(F, GROUP, KEY, OBJECT)                                                            \
+    struct flight *F = flight_of(GROUP, KEY, OBJECT);                                            \
+    if (!F)                                                                                      \
+        return 0;                                                                                \
+    if (F->object != (OBJECT))                                                                   \
+        return 0
+static __always_inline struct flight *flight_of(int group, u64 *key, u64 object)
+{
+    *key = flight_key(group, 1);
+    struct flight *found = flights.lookup(key);
+    if (found && found->object == object)
+        return found;
+    *key = flight_key(group, 0);
+    return flights.lookup(key);
+}
+#endif
 
 /* The span of the operation that a copyup is a part of, or 0. */
 static __always_inline u64 operation_span(void)
@@ -137,13 +166,11 @@ static __always_inline int wanted_row(u32 what)
     return CONSTANT(C_ROWS) >> what & 1;
 }
 
-static __always_inline int arrive(u32 what, u64 result, int pointer)
+static __always_inline int arrive(u32 what, u64 object, u64 result, int pointer)
 {
     u64 now = bpf_ktime_get_ns();
     u64 key;
-    struct flight *f = in_flight(G_OPERATION, &key);
-    if (!f)
-        return 0;
+    ENDING(f, G_OPERATION, &key, object);
     u64 dentry = f->object;
     struct mount *m = filtered_out() ? 0 : union_of(READ(dentry, dentry, d_sb));
     if (m) {
@@ -157,19 +184,20 @@ static __always_inline int arrive(u32 what, u64 result, int pointer)
     return 0;
 }
 
-ENTRY(open) { depart(G_OPERATION, READ(file, ARG(2), f_path_dentry), 0); return 0; }
-RETURN(open) { return arrive(K_OPEN, RESULT(), 0); }
+#define OPENED READ(file, ARG(2), f_path_dentry)
+ENTRY(open) { depart(G_OPERATION, OPENED, 0); return 0; }
+RETURN(open) { return arrive(K_OPEN, OPENED, RESULT(), 0); }
 /* Since 5.12 a user namespace or an idmapping comes first (549c7297717c). */
 ENTRY(rename) { depart(G_OPERATION, ARG(3), 0); return 0; }
-RETURN(rename) { return arrive(K_RENAME, RESULT(), 0); }
+RETURN(rename) { return arrive(K_RENAME, ARG(3), RESULT(), 0); }
 ENTRY(mkdir) { depart(G_OPERATION, ARG(3), 0); return 0; }
-RETURN(mkdir) { return arrive(K_MKDIR, RESULT(), MKDIR_GIVES_DENTRY); }
+RETURN(mkdir) { return arrive(K_MKDIR, ARG(3), RESULT(), MKDIR_GIVES_DENTRY); }
 ENTRY(setattr) { depart(G_OPERATION, ARG(2), 0); return 0; }
-RETURN(setattr) { return arrive(K_SETATTR, RESULT(), 0); }
+RETURN(setattr) { return arrive(K_SETATTR, ARG(2), RESULT(), 0); }
 ENTRY(unlink) { depart(G_OPERATION, ARG(2), 0); return 0; }
-RETURN(unlink) { return arrive(K_UNLINK, RESULT(), 0); }
+RETURN(unlink) { return arrive(K_UNLINK, ARG(2), RESULT(), 0); }
 ENTRY(rmdir) { depart(G_OPERATION, ARG(2), 0); return 0; }
-RETURN(rmdir) { return arrive(K_RMDIR, RESULT(), 0); }
+RETURN(rmdir) { return arrive(K_RMDIR, ARG(2), RESULT(), 0); }
 
 ENTRY(lookup) { depart(G_LOOKUP, ARG(2), 0); return 0; }
 
@@ -179,6 +207,8 @@ RETURN(layer)
     u64 key;
     struct flight *f = in_flight(G_LOOKUP, &key);
     if (!f)
+        return 0;
+    if (was_done(&f->turns, T_LAYER))
         return 0;
     u64 dentry = RESULT();
     f->layers++;
@@ -227,9 +257,7 @@ RETURN(lookup)
     u64 now = bpf_ktime_get_ns();
     u64 result = RESULT();
     u64 key;
-    struct flight *f = in_flight(G_LOOKUP, &key);
-    if (!f)
-        return 0;
+    ENDING(f, G_LOOKUP, &key, ARG(2));
     u64 dentry = f->object;
     struct mount *m = filtered_out() ? 0 : union_of(READ(dentry, dentry, d_sb));
     if (m) {
@@ -252,7 +280,7 @@ ENTRY(opened)
 {
     u64 key;
     struct flight *f = in_flight(G_READDIR, &key);
-    if (f)
+    if (f && !was_done(&f->turns, T_LAYER))
         f->layers++;
     return 0;
 }
@@ -261,9 +289,7 @@ RETURN(readdir)
 {
     u64 now = bpf_ktime_get_ns();
     u64 key;
-    struct flight *f = in_flight(G_READDIR, &key);
-    if (!f)
-        return 0;
+    ENDING(f, G_READDIR, &key, ARG(1));
     u64 file = f->object;
     u64 dentry = READ(file, file, f_path_dentry);
     struct mount *m = filtered_out() ? 0 : union_of(READ(dentry, dentry, d_sb));

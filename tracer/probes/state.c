@@ -39,7 +39,7 @@
         asm("%0 = %1 ll" : "=r"(constant_) : "i"(0x7fa1170000000000ULL | (N)));                  \
         constant_;                                                                               \
     })
-enum { C_OWN_PID, C_FILTERS, C_STACKS, C_ROWS, C_MIN_NS, C_RANGES }; /* C_RANGES: and those that follow */
+enum { C_COPY, C_OWN_PID, C_FILTERS, C_STACKS, C_ROWS, C_MIN_NS, C_RANGES }; /* C_RANGES: and those that follow */
 enum { FILTER_MOUNTS = 1, FILTER_TREE = 2, FILTER_CGROUP = 4, FILTER_USERS = 8 };
 
 struct mount {
@@ -54,13 +54,14 @@ struct span {
     u64 last_inode;   /* when the inode itself was last touched before linking */
     u64 sync_start;
     u64 dirtied_base;
-    u64 inside;       /* functions that were entered and not left */
+    u32 inside;       /* functions that were entered and not left */
+    u32 turns;        /* of each of enum turn, by its bit */
     struct span_record rec;
 };
 
 /* Room to work in.  Where the kernel preempts what runs in it, another thread's program may come
  * to the processor before one at a trampoline has ended, so each program has a place of its own.
- * The same program does not come: the kernel lets it pass, and counts that. */
+ * The same program does not come: the kernel lets it pass, and counts that.  Its twin comes. */
 enum place {
     P_COPYUP = K_COPYUP, /* other operations: their kind */
     P_END = K_SETATTR + 1,
@@ -87,7 +88,7 @@ BPF_HASH(spans, u32, struct span, 8192);      /* by thread */
 BPF_HASH(tree, u32, u8, 65536);               /* processes asked for and their children */
 BPF_HASH(users, u32, u8, 1024);               /* users asked for */
 BPF_TABLE("lru_hash", u32, u64, hints, 8192); /* by thread: when creation may have begun */
-BPF_PERCPU_ARRAY(rooms, struct scratch, PLACES);
+BPF_PERCPU_ARRAY(rooms, struct scratch, PLACES); /* twice as many where there are twins */
 BPF_ARRAY(state, u64, 8);
 BPF_CGROUP_ARRAY(cgroups, 1);
 BPF_TABLE("stacktrace", int, struct bpf_stacktrace, stacks, 16384);
@@ -96,6 +97,8 @@ enum { ST_LOST, ST_UNMATCHED, ST_FS_TYPE, ST_CURSOR, ST_MOUNTS, ST_IDS };
 
 static __always_inline struct scratch *room(int place)
 {
+    if (CONSTANT(C_COPY) == 2)
+        place += PLACES;
     return rooms.lookup(&place);
 }
 
