@@ -20,7 +20,7 @@ def printable(path: str | bytes | os.PathLike[str]) -> str:
     ``\\xHH`` (per byte), and a backslash is doubled whenever anything had to be
     escaped at all, so the text is unambiguous; an ordinary name is unchanged.
     """
-    raw = os.fsencode(path)
+    raw = path if isinstance(path, bytes) else os.fsencode(path)
     text = raw.decode("utf-8", "surrogateescape")
     if text.isprintable():
         return text

@@ -85,6 +85,12 @@ def _paths(spans: npt.NDArray[np.void], long_paths: Mapping[int, bytes]) -> list
     return out
 
 
+def _comms(spans: npt.NDArray[np.void]) -> list[str | None]:
+    names = spans["comm"].tolist()
+    told = {name: printable(name) for name in set(names)}
+    return [told[name] for name in names]
+
+
 def _coded(values: list[str | None]) -> pa.DictionaryArray:
     return pa.array(values, pa.string()).dictionary_encode()
 
@@ -216,7 +222,7 @@ def to_table(
         "pid": pa.array(spans["pid"]),
         "tid": pa.array(spans["tid"]),
         "uid": pa.array(spans["uid"]),
-        "comm": _coded([printable(name) for name in spans["comm"].tolist()]),
+        "comm": _coded(_comms(spans)),
         "cgroup": _lookup(spans["cgroup"], cgroup_name),
         "container": _lookup(spans["cgroup"], lambda code: container_of(cgroup_name(code))),
         "op": _lookup(spans["nr"], name_of),
