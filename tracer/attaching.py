@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
 from overlay.bpf import loading as bpf
@@ -88,6 +88,15 @@ class Loader:
             if self._module is not None:
                 os.close(self._module)
                 self._module = None
+
+    def loads(self, programs: Iterable[str]) -> bool:
+        """Whether the kernel takes these, which are for tracepoints."""
+        try:
+            for name in programs:
+                self._program(name, bpf.RAW_TRACEPOINT, 0)
+        except OSError:
+            return False
+        return True
 
     def _attach(self, hook: Hook) -> None:
         failure: OSError | None = None

@@ -11,7 +11,7 @@ import errno
 import hashlib
 import os
 import struct
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,7 +19,7 @@ from overlay.bpf import loading as bpf
 from overlay.bpf import objectcache
 from overlay.bpf.btf import OVERLAY, VMLINUX, Btf, struct_header
 from overlay.bpf.compiling import SHIM
-from overlay.bpf.objects import MapSpec, NoBpf, Object, compile_text, refusal
+from overlay.bpf.objects import MapSpec, NoBpf, Object, calling, compile_text, refusal
 from overlay.errors import NoPrivilege
 from tracer.attaching import Loader, Program
 from tracer.hooks import BEYOND_TMPFS, EXITS, FINDER, FUNCTIONS, TASKS, TRACEPOINTS, Hook
@@ -61,6 +61,7 @@ _FIELDS: dict[str, Sequence[str]] = {
         "i_nlink",
         "i_count.counter",
         "i_mode",
+        "i_rdev",
         "i_dentry.first",
         "i_data.nrpages",
     ),
@@ -72,7 +73,7 @@ _FIELDS: dict[str, Sequence[str]] = {
     "files_struct": ("fdt",),
     "fdtable": ("fd", "max_fds"),
     "hlist_node": ("next",),
-    "ovl_fs": ("layers", "numlayer", "workdir", "creator_cred", "config.metacopy"),
+    "ovl_fs": ("layers", "numlayer", "workdir", "creator_cred", "tmpfile", "config.metacopy"),
     "ovl_layer": ("mnt",),
     "ovl_inode": ("__upperdentry", "vfs_inode"),
     "ovl_dir_file": ("is_real",),
@@ -139,7 +140,7 @@ def build(backend: str, filters: Filters, options: Options = COPYUPS) -> Program
     program = Program()
     try:
         for spec in made.maps:
-            program.maps[spec.name] = _map(spec, twins)
+            program.maps[spec.name] = _map(spec, twins=twins)
         program.loader = Loader(program, made, told, backend, twins=twins)
         program.loader.attach(_hooks(backend, filters))
     except OSError as error:
@@ -175,7 +176,7 @@ def _hooks(backend: str, filters: Filters) -> tuple[Hook, ...]:
     return (*chosen, *tasks)
 
 
-def _map(spec: MapSpec, twins: bool) -> bpf.Map:
+def _map(spec: MapSpec, *, twins: bool) -> bpf.Map:
     entries = RINGS.get(spec.name, spec.entries * (1 + (twins and spec.name == "rooms")))
     return bpf.Map(spec.name, spec.kind, spec.key_size, spec.value_size, entries, spec.flags)
 
@@ -229,17 +230,48 @@ def _checksum(backend: str) -> str:
 
 def _compiled(backend: str) -> Object:
     btf = Btf()
-    text = _source(btf, backend)
+    if backend == "tracepoint":
+        number = btf.functions(["bpf_rdonly_cast"]).get("bpf_rdonly_cast")
+        if number is not None:
+            made = _from_source(btf, backend, cast=number)
+            if _accepted(made):
+                return made
+    return _from_source(btf, backend)
+
+
+def _accepted(made: Object) -> bool:
+    """Whether the kernel takes all of these programs, which are for tracepoints."""
+    program = Program()
+    try:
+        for spec in made.maps:
+            program.maps[spec.name] = _map(spec, twins=False)
+        told = _constants(Filters(), (), COPYUPS)
+        return Loader(program, made, told, "tracepoint", twins=False).loads(made.code)
+    finally:
+        program.close()
+
+
+def _from_source(btf: Btf, backend: str, *, cast: int | None = None) -> Object:
+    """``cast``: the number of ``bpf_rdonly_cast()``, where fields are loaded by its means."""
+    text = _source(btf, backend, typed=cast is not None)
     maps, code = compile_text(text, PROBES)
     tracepoints = TRACEPOINTS + BEYOND_TMPFS + FINDER + EXITS
     hooks = TASKS + (tracepoints if backend == "tracepoint" else FUNCTIONS)
     names = {target for hook in hooks for target in hook.targets}
     targets = {name: 0 for name in names if btf.has_tracepoint(name)}
     targets |= btf.functions(names)
+    if cast is not None:
+        code = {name: calling(one, cast) for name, one in code.items()}
     return Object(maps, code, targets, btf.module_from)
 
 
-def _source(btf: Btf, backend: str) -> str:
+def _types(btf: Btf, structs: Iterable[str], *, typed: bool) -> Iterator[str]:
+    """Definitions of ``TYPE_NAME``: see ``READ`` in probes/common.h."""
+    for name in structs:
+        yield f"#define TYPE_{name} {btf.struct_id(name) if typed else 0}"
+
+
+def _source(btf: Btf, backend: str, *, typed: bool) -> str:
     fields = dict(_FIELDS)
     defines: dict[str, int | str] = {
         "OVL_LAYER_SIZE": btf.size("ovl_layer"),
@@ -270,6 +302,7 @@ def _source(btf: Btf, backend: str) -> str:
             "#include <linux/types.h>",
             *(f"#define {name} {value}" for name, value in defines.items()),
             struct_header(btf, fields),
+            *_types(btf, (*fields, "pt_regs"), typed=typed),
             *((PROBES / f"{part}.c").read_text() for part in _PARTS[backend]),
         ]
     )

@@ -113,6 +113,11 @@ class Btf:
         """Bytes that ``struct struct_name`` takes."""
         return self._types[self._struct(struct_name) + 2]
 
+    def struct_id(self, struct_name: str) -> int:
+        """The type id of ``struct struct_name``, or 0 if it is the module's."""
+        position = self._struct(struct_name)
+        return bisect_left(self._positions, position) if position < self._kernel_words else 0
+
     def has_tracepoint(self, name: str) -> bool:
         """Whether the kernel was built with the tracepoint (its ``btf_trace_`` type exists)."""
         return self._strings.find(b"\0btf_trace_" + name.encode() + b"\0") >= 0

@@ -17,14 +17,27 @@ from overlay.bpf import bccload
 from overlay.bpf.compiling import quiet_bcc
 from overlay.errors import EnvironmentLacks, NoPrivilege
 
-__all__ = ["MapSpec", "NoBpf", "Object", "compile_text", "linked", "refusal"]
+__all__ = [
+    "MapSpec",
+    "NoBpf",
+    "Object",
+    "calling",
+    "compile_text",
+    "linked",
+    "refusal",
+]
 
 #: An instruction that loads 64 bits takes two places; this says that they are a map's.
 _LOAD_64 = 0x18
 _MAP_FD = 1
+_CALL, _KERNEL_FUNCTION = 0x85, 2
 #: The upper half of a constant that is still to be put in (``CONSTANT`` in the tracer's
 #: probes/state.c).
 _CONSTANT = 0x7FA11700
+
+#: Where a helper's number would be in a call: stands for ``bpf_rdonly_cast()``, whose number is
+#: another in each kernel (``RDONLY_CAST`` in the tracer's probes/common.h).
+_RDONLY_CAST = 0x7FA117
 
 
 class NoBpf(EnvironmentLacks):
@@ -124,6 +137,17 @@ def linked(code: bytes, fds: Sequence[int], told: Sequence[int] = ()) -> bytes:
         elif high == _CONSTANT:
             struct.pack_into("<I", changed, at + 4, told[low] & 0xFFFFFFFF)
             struct.pack_into("<I", changed, at + 12, told[low] >> 32)
+    return bytes(changed)
+
+
+def calling(code: bytes, function: int) -> bytes:
+    """The instructions with calls of ``function``, the kernel's ``bpf_rdonly_cast()`` by its type
+    id, where that is meant."""
+    changed = bytearray(code)
+    for at in range(0, len(code), 8):
+        if code[at] == _CALL and struct.unpack_from("<i", code, at + 4)[0] == _RDONLY_CAST:
+            changed[at + 1] = _KERNEL_FUNCTION << 4
+            struct.pack_into("<i", changed, at + 4, function)
     return bytes(changed)
 
 

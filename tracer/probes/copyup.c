@@ -111,6 +111,8 @@ static __always_inline u32 beginning(struct mount *m, u64 inode, u32 mode, int d
         if (!IS_REG(mode) || !m->metacopy || !READ(inode, inode, i_dentry_first))
             return ~0U;
         flags |= F_DATA_ONLY;
+    } else if (never_a_copy(inode, mode, m)) {
+        return ~0U;
     }
     /* Unwinding the stack is half the cost of a small copyup's span, and one kind of
      * beginning needs no look at it: d_tmpfile(), called with the mounter's credentials.
@@ -121,29 +123,38 @@ static __always_inline u32 beginning(struct mount *m, u64 inode, u32 mode, int d
     return flags;
 }
 
-/* Begin the span of a copyup; `before` is what the thread copied up last, if it is still here. */
+/* Begin the span of a copyup, at the place `s` of the thread, if it has one: in which may be
+ * what it copied up last. */
 static __always_inline void start(void *ctx, u64 task, u64 cred, struct mount *m, u64 inode, u64 now,
-                                  int dirty, u32 mode, u32 flags, struct span *before)
+                                  int dirty, u32 mode, struct scratch *buf, struct span *s)
 {
-    u32 tid = thread();
-    struct scratch *buf = room(P_COPYUP);
-    if (!buf)
-        return;
-    struct span *s = &buf->span;
+    u32 tid = thread(), flags = buf->flags;
+    u64 id = next_number(ST_IDS) + 1;
+    if (!s) {
+        buf->span.idle = 1;
+        if (spans.update(&tid, &buf->span)) {
+            count(ST_LOST);
+            return;
+        }
+        s = spans.lookup(&tid);
+        if (!s)
+            return;
+    }
+    if (!s->idle && s->rec.flags & F_DONE) {
+        /* A parent directory that went up in this same call: its own copyup worked. */
+        if (IS_DIR(s->rec.mode))
+            s->rec.parent = id;
+        send(s);
+    } else if (!s->idle) {
+        count(ST_UNMATCHED);
+    }
+    s->idle = 0;
     s->inode = inode;
     s->cred = cred;
     s->last_inode = now;
     s->sync_start = 0;
     s->dirtied_base = dirtied_now(task);
-    describe(&s->rec, m, now);
-    if (before && before->rec.flags & F_DONE) {
-        /* A parent directory that went up in this same call: its own copyup worked. */
-        if (IS_DIR(before->rec.mode))
-            before->rec.parent = s->rec.id;
-        send(before);
-    } else if (before) {
-        count(ST_UNMATCHED);
-    }
+    describe_as(&s->rec, id, m, now);
     u64 *hint = hints.lookup(&tid);
     if (hint && !(flags & F_DATA_ONLY) && (m->magic != TMPFS_MAGIC || IS_REG(mode)))
         s->rec.start = *hint;
@@ -152,8 +163,6 @@ static __always_inline void start(void *ctx, u64 task, u64 cred, struct mount *m
     s->rec.size = READ(inode, inode, i_size);
     s->rec.mode = mode;
     s->rec.stack = caller_stack(ctx);
-    if (spans.update(&tid, s))
-        count(ST_LOST);
 }
 
 /* The inode goes.  If it was to become a file in the top, its copyup has failed: overlayfs
@@ -162,7 +171,7 @@ static __always_inline void start(void *ctx, u64 task, u64 cred, struct mount *m
 static __always_inline int dropped(u64 inode)
 {
     u32 tid = thread();
-    struct span *s = spans.lookup(&tid);
+    struct span *s = current_span(tid);
     if (!s || s->inode != inode || s->rec.flags & F_DONE)
         return 0;
     if (is_worker(s->rec.nr)) {
@@ -178,7 +187,7 @@ static __always_inline int dropped(u64 inode)
             count(ST_UNMATCHED);
         }
     }
-    spans.delete(&tid);
+    leave_span(s, tid);
     return 0;
 }
 
@@ -191,7 +200,7 @@ static __always_inline int changed(void *ctx, u64 inode, int dirty)
     if (!cred) /* the truncation of what tmpfs lets go of is a change, too */
         return READ(inode, inode, i_nlink) ? 0 : dropped(inode);
     u32 tid = thread();
-    struct span *s = spans.lookup(&tid);
+    struct span *place = spans.lookup(&tid), *s = place && !place->idle ? place : 0;
     int open = s && s->cred == cred && !(s->rec.flags & F_DONE);
     int own = s && s->cred == cred && s->inode == inode;
     if (own && open && !(s->rec.flags & F_DATA_ONLY)) {
@@ -235,7 +244,7 @@ static __always_inline int changed(void *ctx, u64 inode, int dirty)
             if (s->rec.flags & F_DONE) {
                 if (!within) {
                     send(s);
-                    spans.delete(&tid);
+                    leave_span(s, tid);
                 }
             } else if (within) {
                 /* Data for a stub: over when the system call goes on to what it was made for. */
@@ -269,13 +278,13 @@ static __always_inline int changed(void *ctx, u64 inode, int dirty)
              * the same call may need the data, too. */
             if (whole && (is_worker(s->rec.nr) || !(IS_DIR(s->rec.mode) || m->metacopy))) {
                 send(s);
-                spans.delete(&tid);
+                leave_span(s, tid);
             }
             return 0;
         }
         if (!whole && !is_worker(s->rec.nr) && goes_on(s))
             return 0; /* one thing at a time */
     }
-    start(ctx, task, cred, m, inode, now, dirty, mode, buf->flags, s);
+    start(ctx, task, cred, m, inode, now, dirty, mode, buf, place);
     return 0;
 }

@@ -15,6 +15,7 @@
 #define MAX_DEPTH 128
 #define MAX_NAMES 4096
 #define MAX_WALK 8
+#define MAX_KEPT 2048 /* of the places in `spans` */
 /* Unrolled, they would be most of what is compiled and verified. */
 #define NO_UNROLL _Pragma("clang loop unroll(disable)")
 /* The compiler knows the offset's range and drops the mask; the verifier does not. */
@@ -45,7 +46,7 @@ enum { FILTER_MOUNTS = 1, FILTER_TREE = 2, FILTER_CGROUP = 4, FILTER_USERS = 8 }
 struct mount {
     u64 sb, ofs, cred, top_sb, root, workdir, work_inode;
     u32 dev, top_dev, magic, metacopy;
-    u32 number, pad;
+    u32 number, tmpfile;
 };
 
 struct span {
@@ -56,6 +57,8 @@ struct span {
     u64 dirtied_base;
     u32 inside;       /* functions that were entered and not left */
     u32 turns;        /* of each of enum turn, by its bit */
+    u32 idle;         /* nothing is copied up: the place is kept for the thread's next */
+    u32 kept;
     struct span_record rec;
 };
 
@@ -93,7 +96,7 @@ BPF_ARRAY(state, u64, 8);
 BPF_CGROUP_ARRAY(cgroups, 1);
 BPF_TABLE("stacktrace", int, struct bpf_stacktrace, stacks, 16384);
 
-enum { ST_LOST, ST_UNMATCHED, ST_FS_TYPE, ST_CURSOR, ST_MOUNTS, ST_IDS };
+enum { ST_LOST, ST_UNMATCHED, ST_FS_TYPE, ST_CURSOR, ST_MOUNTS, ST_IDS, ST_KEPT };
 
 static __always_inline struct scratch *room(int place)
 {
@@ -102,11 +105,16 @@ static __always_inline struct scratch *room(int place)
     return rooms.lookup(&place);
 }
 
-static __always_inline void count(int which)
+static __always_inline void add(int which, s64 more)
 {
     u64 *value = state.lookup(&which);
     if (value)
-        __sync_fetch_and_add(value, 1);
+        __sync_fetch_and_add(value, more);
+}
+
+static __always_inline void count(int which)
+{
+    add(which, 1);
 }
 
 static __always_inline u64 next_number(int which)
@@ -118,6 +126,26 @@ static __always_inline u64 next_number(int which)
 static __always_inline u32 thread(void)
 {
     return (u32)bpf_get_current_pid_tgid();
+}
+
+/* What the thread copies up, or has copied up and not yet told of. */
+static __always_inline struct span *current_span(u32 tid)
+{
+    struct span *s = spans.lookup(&tid);
+    return s && !s->idle ? s : 0;
+}
+
+/* No more of this one.  To give its place back and take another next time would be a tenth of
+ * what a small copyup's span costs, so a thread keeps it, until there are many. */
+static __always_inline void leave_span(struct span *s, u32 tid)
+{
+    if (!s->kept && next_number(ST_KEPT) >= MAX_KEPT) {
+        add(ST_KEPT, -1);
+        spans.delete(&tid);
+        return;
+    }
+    s->kept = s->idle = 1;
+    s->rec.flags = 0;
 }
 
 /* What this thread is about to make may become a copy. */

@@ -17,7 +17,11 @@ HOOK(sched_process_exit)
     u32 tid = READ(task_struct, task, pid);
     struct span *s = spans.lookup(&tid);
     if (s) {
-        if (s->rec.flags & F_DONE)
+        if (s->kept)
+            add(ST_KEPT, -1);
+        if (s->idle)
+            ;
+        else if (s->rec.flags & F_DONE)
             send(s);
         else
             count(ST_UNMATCHED);

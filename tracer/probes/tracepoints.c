@@ -40,7 +40,7 @@ HOOK(cap_capable)
 HOOK(sync_enter)
 {
     u32 tid = thread();
-    struct span *s = spans.lookup(&tid);
+    struct span *s = current_span(tid);
     if (!s || s->rec.flags & F_DONE)
         return 0;
     u64 now = bpf_ktime_get_ns();
@@ -52,7 +52,7 @@ HOOK(sync_enter)
 HOOK(sync_exit)
 {
     u32 tid = thread();
-    struct span *s = spans.lookup(&tid);
+    struct span *s = current_span(tid);
     if (s && !(s->rec.flags & F_DONE))
         end_sync(s, bpf_ktime_get_ns());
     return 0;
@@ -61,7 +61,7 @@ HOOK(sync_exit)
 HOOK(clone)
 {
     u32 tid = thread();
-    struct span *s = spans.lookup(&tid);
+    struct span *s = current_span(tid);
     if (s && !(s->rec.flags & F_DONE))
         s->rec.flags |= F_CLONED;
     return 0;
@@ -107,7 +107,7 @@ HOOK(sys_exit)
                   (nr == NR_FSCONFIG && (u32)SYSCALL_ARG1(regs) == FSCONFIG_CMD_RECONFIGURE);
     if (changes && ret == 0)
         announce_change(~0U);
-    struct span *s = spans.lookup(&tid);
+    struct span *s = current_span(tid);
     if (!s)
         return 0;
     u64 task = bpf_get_current_task();
@@ -134,6 +134,6 @@ HOOK(sys_exit)
         send(s);
     else if (!(s->rec.flags & F_UNSEEN))
         count(ST_UNMATCHED);
-    spans.delete(&tid);
+    leave_span(s, tid);
     return 0;
 }

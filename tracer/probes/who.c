@@ -71,13 +71,13 @@ static __always_inline s32 caller_stack(void *ctx)
 }
 
 /* Begin the record of a span: who, where, when. */
-static __always_inline void describe(struct span_record *rec, struct mount *m, u64 now)
+static __always_inline void describe_as(struct span_record *rec, u64 id, struct mount *m, u64 now)
 {
     u64 task = bpf_get_current_task();
     u64 ids = bpf_get_current_pid_tgid();
     rec->kind = REC_SPAN;
     rec->flags = 0;
-    rec->id = next_number(ST_IDS) + 1;
+    rec->id = id;
     rec->start = rec->end = now;
     rec->create_end = rec->data_end = rec->sync = rec->link_start = 0;
     rec->size = rec->blocks = rec->dirtied = 0;
@@ -99,4 +99,9 @@ static __always_inline void describe(struct span_record *rec, struct mount *m, u
     rec->path_len = 0;
     rec->pages = 0;
     bpf_get_current_comm(rec->comm, sizeof(rec->comm));
+}
+
+static __always_inline void describe(struct span_record *rec, struct mount *m, u64 now)
+{
+    describe_as(rec, next_number(ST_IDS) + 1, m, now);
 }
