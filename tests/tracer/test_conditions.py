@@ -248,3 +248,43 @@ def test_a_directory_alone_is_not_waited_for(layers: Layers) -> None:
         got = [(row["path"], row["parent"]) for row in rows(session.table(), kind="copyup")]
         (child,) = (row["id"] for row in rows(session.table(), path="/a/b", kind="copyup"))
         assert got == [("/a", child), ("/a/b", got[1][1])]
+
+
+@pytest.mark.parametrize(
+    ("kind", "metacopy"),
+    [("tmpfs", "off"), ("tmpfs", "on"), ("ext4", "on"), ("xfs", "on"), ("btrfs", "on")],
+)
+def test_a_second_name_linked_up_is_no_copyup(kind: str, metacopy: str, layers: Layers) -> None:
+    """Not even after the union forgot its names, when it looks into the index for them."""
+    data = "reflink" if kind in ("xfs", "btrfs") else "copy"
+    options = {"index": "on", "metacopy": metacopy}
+    with places(kind, layers) as here:
+        (here.bottom / "first").write_bytes(b"m" * 70_001)
+        for name in ("second", "third", "fourth"):
+            os.link(here.bottom / "first", here.bottom / name)
+        with (
+            overlay(here.mnt, [here.bottom], here.top, here.work, options) as mnt,
+            Session(mounts=[mnt]) as session,
+        ):
+            (mnt / "first").chmod(0o600)
+            forget()
+            (mnt / "second").chmod(0o640)
+            forget()
+            with open(mnt / "third", "a") as file:
+                file.write("more\n")
+            forget()
+            (mnt / "second").unlink()
+            forget()
+            (mnt / "fourth").unlink()
+    found = [(row["op"], row["how"]) for row in rows(session.table())]
+    assert (session.lost, session.unmatched) == (0, 0)
+    if metacopy == "off":
+        assert [how for _, how in found] == [data]
+    else:
+        assert [how for _, how in found] == ["metacopy", data]
+        assert found[1][0] == "openat"
+
+
+def forget() -> None:
+    """Drop what no process holds of names and inodes."""
+    Path("/proc/sys/vm/drop_caches").write_text("2")

@@ -45,9 +45,9 @@ static __always_inline u64 dirtied_now(u64 task)
 static __always_inline void measure(struct span *s, u64 task)
 {
     s->rec.size = READ(inode, s->inode, i_size);
-    s->rec.blocks = READ(inode, s->inode, i_blocks);
+    s->rec.blocks = READ(inode, s->inode, i_blocks) - s->blocks_base;
     s->rec.mode = READ(inode, s->inode, i_mode);
-    s->rec.pages = READ(inode, s->inode, i_data_nrpages);
+    s->rec.pages = READ(inode, s->inode, i_data_nrpages) - s->pages_base;
     s->rec.dirtied = dirtied_now(task) - s->dirtied_base;
 }
 
@@ -154,10 +154,14 @@ static __always_inline void start(void *ctx, u64 task, u64 cred, struct mount *m
     s->last_inode = now;
     s->sync_start = 0;
     s->dirtied_base = dirtied_now(task);
+    s->blocks_base = flags & F_DATA_ONLY ? READ(inode, inode, i_blocks) : 0;
+    s->pages_base = flags & F_DATA_ONLY ? READ(inode, inode, i_data_nrpages) : 0;
     describe_as(&s->rec, id, m, now);
     u64 *hint = hints.lookup(&tid);
-    if (hint && !(flags & F_DATA_ONLY) && (m->magic != TMPFS_MAGIC || IS_REG(mode)))
+    if (hint && *hint && !(flags & F_DATA_ONLY) && (m->magic != TMPFS_MAGIC || IS_REG(mode)))
         s->rec.start = *hint;
+    if (hint)
+        *hint = 0; /* the next one's beginning may not be seen */
     s->rec.flags = flags;
     s->rec.create_end = dirty ? now : 0;
     s->rec.size = READ(inode, inode, i_size);

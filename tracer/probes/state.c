@@ -55,6 +55,8 @@ struct span {
     u64 last_inode;   /* when the inode itself was last touched before linking */
     u64 sync_start;
     u64 dirtied_base;
+    u64 blocks_base;  /* what a file had whose data only go up */
+    u32 pages_base;
     u32 inside;       /* functions that were entered and not left */
     u32 turns;        /* of each of enum turn, by its bit */
     u32 idle;         /* nothing is copied up: the place is kept for the thread's next */

@@ -123,16 +123,18 @@ HOOK(sys_exit)
             s->rec.flags |= F_UNSEEN;
         if (m && finish(s, m, 0, s->rec.flags & F_UNSEEN || !data_only ? now : end, task, P_END)) {
             whole = 1;
-        } else if (ret < 0 && !data_only) {
-            s->rec.end = now;
-            s->rec.ret = (s32)ret;
+        } else {
             measure(s, task);
-            whole = 1;
+            if (ret < 0 && !data_only) {
+                s->rec.end = now;
+                s->rec.ret = (s32)ret;
+                whole = 1;
+            }
         }
     }
     if (whole)
         send(s);
-    else if (!(s->rec.flags & F_UNSEEN))
+    else if (!(s->rec.flags & F_UNSEEN) && !only_linked(s))
         count(ST_UNMATCHED);
     leave_span(s, tid);
     return 0;

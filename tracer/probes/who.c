@@ -1,8 +1,17 @@
 /* The record of a span: who did it, in which call, and whether anybody asked. */
 
+/* Whether nothing came to a file that was there: it got another of its names (ovl_link_up()). */
+static __always_inline int only_linked(struct span *s)
+{
+    return (s->rec.flags & (F_DATA_ONLY | F_EXACT | F_CLONED)) == F_DATA_ONLY &&
+           !s->rec.blocks && !s->rec.pages;
+}
+
 static __always_inline void send(struct span *s)
 {
     if (s->rec.end - s->rec.start < CONSTANT(C_MIN_NS))
+        return;
+    if (only_linked(s))
         return;
     if (ring.ringbuf_output(&s->rec, sizeof(s->rec), BPF_RB_NO_WAKEUP) &&
         spare.ringbuf_output(&s->rec, sizeof(s->rec), BPF_RB_NO_WAKEUP))
