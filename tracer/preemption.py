@@ -30,8 +30,10 @@ def preempts_tracepoints() -> bool:
 
     Before, such a variable was for what few did, and is no sign; then twins are for nothing.
     """
+    if not preempts():
+        return False
     with open(VMLINUX, "rb") as types:
-        return b"\0tracepoint_srcu_srcu_data\0" in types.read() and preempts()
+        return b"\0tracepoint_srcu_srcu_data\0" in types.read()
 
 
 def preempts_by(models: str | None, version: str) -> bool:
