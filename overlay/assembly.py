@@ -7,10 +7,13 @@ wants it at once: this module imports next to nothing.
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
 
 from overlay import syscalls
+from overlay.lighttyping import TYPE_CHECKING
 from overlay.profiles import profile_named
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 __all__ = ["assemble"]
 

@@ -8,9 +8,12 @@ from __future__ import annotations
 
 import errno
 import os
-from typing import ClassVar, Final
 
+from overlay.lighttyping import TYPE_CHECKING
 from overlay.text import file_of
+
+if TYPE_CHECKING:
+    from typing import ClassVar, Final
 
 __all__ = [
     "EXIT_ANSWER_IS_NO",

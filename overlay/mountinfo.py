@@ -8,12 +8,13 @@ Format: Documentation/filesystems/proc.rst, 3.5; overlay options as
 from __future__ import annotations
 
 import os
-import re
-from collections.abc import Iterable
-from typing import NamedTuple
 
 from overlay.errors import UsageError
+from overlay.lighttyping import TYPE_CHECKING, NamedTuple
 from overlay.text import printable
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
 
 __all__ = [
     "KERNEL_FILESYSTEMS",
@@ -93,6 +94,8 @@ def _unescape(text: bytes) -> bytes:
     # asks for) as three octal digits.
     if b"\\" not in text:
         return text
+    import re
+
     return re.sub(rb"\\([0-7]{3})", lambda match: bytes([int(match[1], 8)]), text)
 
 

@@ -7,9 +7,8 @@ mount promises.  Source of the options: Documentation/filesystems/overlayfs.rst.
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
 from overlay.errors import UsageError
+from overlay.lighttyping import NamedTuple
 
 __all__ = ["DEFAULT", "PROFILES", "SOURCE_PREFIX", "Profile", "profile_named", "profile_of_source"]
 

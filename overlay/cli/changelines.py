@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final
-
+from overlay.lighttyping import TYPE_CHECKING
 from overlay.text import printable
 
 if TYPE_CHECKING:
+    from typing import Final
+
     from overlay.differences.difference import Change
 
 __all__ = ["COLOURS", "LETTERS", "plain_line", "record"]

@@ -7,10 +7,12 @@ to explain, and a test holds both to the same answers.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Final
-
 from overlay.cli.wishes import Asked, Wishes
+from overlay.lighttyping import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from typing import Final
 
 __all__ = ["trial"]
 

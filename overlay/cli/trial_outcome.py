@@ -7,19 +7,20 @@ All of it goes to standard error, so that the command's own output stays what it
 from __future__ import annotations
 
 import errno
-import json
 import os
 import sys
-from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from typing import TYPE_CHECKING, Any
 
 from overlay.cli.changelines import COLOURS, LETTERS, record
 from overlay.cli.wishes import Wishes
 from overlay.errors import FallthruError, UsageError, cannot_read
+from overlay.lighttyping import TYPE_CHECKING
 from overlay.text import human_bytes, printable
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from typing import Any
+
     from overlay.differences.changes import Change
     from overlay.trials.trial import Trial
 
@@ -207,6 +208,8 @@ def _remark(change: Change) -> str:
 
 
 def _emit(trial: Trial, summary: _Summary) -> None:
+    import json
+
     document: dict[str, Any] = {
         "exit_code": trial.code,
         "outcome": summary.outcome,

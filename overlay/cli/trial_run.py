@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from functools import partial
 
 from overlay.cli.wishes import Asked, Wishes
 from overlay.errors import UsageError
+from overlay.lighttyping import TYPE_CHECKING
 from overlay.privilege import in_user_namespace
 from overlay.roots.enclosure import Command
 from overlay.trials.trial import Trial, memory_size, run
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 __all__ = ["run_trial"]
 

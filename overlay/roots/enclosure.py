@@ -16,13 +16,18 @@ import os
 import signal
 import socket
 import sys
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Final, NamedTuple, NoReturn, TypeVar
 
 from overlay import syscalls
 from overlay.channel import expect, guarded, received, say
 from overlay.errors import EnvironmentLacks, FallthruError, NoPrivilege, OperationFailed
+from overlay.lighttyping import TYPE_CHECKING, NamedTuple
 from overlay.roots.supervising import ORPHANED, WATCHED, code_of, supervise
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+    from typing import Any, Final, NoReturn, TypeVar
+
+    _Greeting = TypeVar("_Greeting")
 
 __all__ = ["Command", "Enclosure", "Ending", "join", "run", "stand"]
 
@@ -104,9 +109,6 @@ def join(command: Command, target: int, namespaces: int, enter: Callable[[], Non
         lambda channel: expect(channel, "entered"),
     )
     return code
-
-
-_Greeting = TypeVar("_Greeting")
 
 
 def _supervised(

@@ -10,10 +10,13 @@ from __future__ import annotations
 import os
 import stat
 from contextlib import suppress
-from typing import Final
 
 from overlay import syscalls
+from overlay.lighttyping import TYPE_CHECKING
 from overlay.newmount import new_mount
+
+if TYPE_CHECKING:
+    from typing import Final
 
 __all__ = [
     "attach",

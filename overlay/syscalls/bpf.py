@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import ctypes
 import os
-import re
 import struct
-from collections.abc import Iterator
-from typing import Any
 
+from overlay.lighttyping import TYPE_CHECKING
 from overlay.syscalls.libc import call, word
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from typing import Any
 
 __all__ = ["bpf", "bpf_btf_ids", "bpf_btf_name", "perf_event_open"]
 
@@ -18,9 +20,6 @@ _NR_BPF, _NR_PERF_EVENT_OPEN = (321, 298) if os.uname().machine == "x86_64" else
 
 _BPF_OBJ_GET_INFO_BY_FD = 15
 _BPF_BTF_GET_NEXT_ID = 23
-
-#: One field of a struct layout: a count belongs to "s" only.
-_STRUCT_FIELD = re.compile(r"\d*s|[a-zA-Z]")
 
 
 def bpf(command: int, layout: str, *fields: int | bytes | bytearray) -> int:
@@ -80,7 +79,8 @@ def _with_addresses(
     """The packed structure, and what must live as long as the call that it is for."""
     buffers: list[Any] = []
     values: list[int | bytes | bytearray] = []
-    kinds = [kind for kind in _STRUCT_FIELD.findall(layout) if kind != "x"]
+    # A count belongs to "s", and so makes no fields.
+    kinds = [char for char in layout if char.isalpha() and char != "x"]
     for kind, field in zip(kinds, fields, strict=True):
         if kind == "Q" and not isinstance(field, int):
             if isinstance(field, bytearray):

@@ -7,11 +7,15 @@ import errno
 import fcntl
 import os
 import struct
-from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Final
 
-from overlay.syscalls.libc import Path
+from overlay.lighttyping import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from typing import Final
+
+    from overlay.syscalls.libc import Path
 
 __all__ = [
     "BLKROGET",

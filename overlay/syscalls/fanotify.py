@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import ctypes
 import os
-from typing import Final
 
+from overlay.lighttyping import TYPE_CHECKING
 from overlay.syscalls.libc import Path, check, libc
+
+if TYPE_CHECKING:
+    from typing import Final
 
 __all__ = [
     "FAN_ATTRIB",

@@ -5,9 +5,12 @@ from __future__ import annotations
 import ctypes
 import functools
 import os
-from typing import Any, Final, NamedTuple
 
+from overlay.lighttyping import TYPE_CHECKING, NamedTuple
 from overlay.syscalls.libc import Path, check, libc
+
+if TYPE_CHECKING:
+    from typing import Any, Final
 
 __all__ = [
     "AT_EMPTY_PATH",

@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import ctypes
 import os
-from typing import Any
+
+from overlay.lighttyping import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from typing import Any
 
 __all__ = ["Path", "call", "check", "libc", "word"]
 

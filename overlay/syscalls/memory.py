@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import ctypes
-from typing import Final
 
+from overlay.lighttyping import TYPE_CHECKING
 from overlay.syscalls.libc import check, libc
+
+if TYPE_CHECKING:
+    from typing import Final
 
 __all__ = ["MADV_DONTNEED", "M_ARENA_MAX", "M_MMAP_THRESHOLD", "madvise", "malloc_trim", "mallopt"]
 

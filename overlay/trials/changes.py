@@ -8,10 +8,12 @@ committed in them; so there each of the user's directories counts as a tree by i
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
-from typing import TYPE_CHECKING, NamedTuple
+
+from overlay.lighttyping import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from overlay.differences.difference import Change
     from overlay.trials.plan import Piece
     from overlay.trials.trial import Trial

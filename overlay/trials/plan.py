@@ -15,10 +15,13 @@ from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Mapping, Sequence
-from typing import Final, NamedTuple
 
 from overlay import mountinfo, syscalls
+from overlay.lighttyping import TYPE_CHECKING, NamedTuple
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+    from typing import Final
 
 __all__ = ["Piece", "Plan", "Shown", "make"]
 

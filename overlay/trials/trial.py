@@ -7,19 +7,22 @@ it ends.  Or they are in a directory, to be kept or because they would not fit.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack, suppress
-from typing import Any, Final, NamedTuple
 
 from overlay import syscalls
 from overlay.assembly import assemble
 from overlay.errors import EnvironmentLacks, OperationFailed
+from overlay.lighttyping import TYPE_CHECKING, NamedTuple
 from overlay.newmount import new_mount
 from overlay.roots import enclosure
 from overlay.roots import mounts as rootmounts
 from overlay.text import printable
 from overlay.trials import plan as trialplan
 from overlay.trials.plan import Piece, Plan, Shown
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+    from typing import Any, Final
 
 __all__ = ["Trial", "memory_size", "run", "writes_of"]
 
