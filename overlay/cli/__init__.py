@@ -7,6 +7,7 @@ of it (:mod:`overlay.cli.plainwords`).
 
 from __future__ import annotations
 
+import gc
 import os
 import sys
 
@@ -50,6 +51,7 @@ def main() -> None:
 
 def _run() -> int:
     if sys.argv[1:2] == ["try"] and "_FALLTHRU_COMPLETE" not in os.environ:
+        gc.disable()  # what a start makes stays: looking for garbage would take a tenth of it
         from overlay.cli.plainwords import trial
 
         asked = trial(sys.argv[2:])
@@ -57,6 +59,7 @@ def _run() -> int:
             from overlay.cli.trial_run import run_trial
 
             _leave(run_trial(asked))
+        gc.enable()
     from overlay.cli import group
 
     return group.run()

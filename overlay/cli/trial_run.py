@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 from contextlib import ExitStack, contextmanager
 from functools import partial
@@ -23,6 +24,7 @@ def run_trial(asked: Asked) -> int:
     """Run the command, show what it changed, and do what is wished; the exit code."""
     _check(asked.wishes, asked.disk)
     with _running(asked) as trial:
+        gc.enable()  # the command line turned it off for the start
         from overlay.cli.trial_outcome import settle
 
         settled = settle(trial, asked.wishes)

@@ -91,9 +91,9 @@ def run(
 
 def memory_size() -> int:
     """Half of the memory that is free: what a trial in memory may take by itself."""
-    with open("/proc/meminfo", encoding="ascii") as file:
+    with open("/proc/meminfo", "rb") as file:
         for line in file:
-            if line.startswith("MemAvailable:"):
+            if line.startswith(b"MemAvailable:"):
                 return int(line.split()[1]) * 1024 // 2
     return 1 << 30
 
