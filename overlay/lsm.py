@@ -16,7 +16,6 @@ import os
 import stat
 import struct
 from contextlib import suppress
-from pathlib import Path
 from typing import Any, Final
 
 from overlay import syscalls
@@ -33,7 +32,7 @@ PLACE: Final = f"{_BPF_FS}/fallthru"
 _ASIDE: Final = f"{_BPF_FS}/fallthru-new"
 _MAP: Final = "kept"
 
-_SOURCE: Final = Path(__file__).parent / "bpf/lsm.c"
+_SOURCE: Final = os.path.join(os.path.dirname(__file__), "bpf/lsm.c")
 _FIELDS: Final = {"fs_context": ("sb_flags", "sb_flags_mask"), "super_block": ("s_dev",)}
 _ROOM: Final = 4096  # superblocks
 
@@ -152,12 +151,14 @@ def _load() -> Any:
     from overlay.bpf.compiling import quiet_bcc
 
     bcc = bccload.load()
+    with open(_SOURCE, encoding="ascii") as file:
+        source = file.read()
     text = "\n".join(
         [
             "#include <linux/types.h>",
             f"#define KEPT_MAX {_ROOM}",
             struct_header(Btf(), _FIELDS),
-            _SOURCE.read_text(),
+            source,
         ]
     )
     with quiet_bcc() as messages:

@@ -2,7 +2,7 @@
 
 click reads the command line (:mod:`overlay.cli.group`), but where ``try`` is asked for in
 plain words: that is to start as fast as it can, and importing click would take a good part
-of it (:mod:`overlay.cli.plainwords`).
+of it (:mod:`overlay.cli.plainwords`).  Nor does the version need it.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import gc
 import os
 import sys
 
+from overlay import __version__
 from overlay.errors import FallthruError, of_disk
 from overlay.lighttyping import TYPE_CHECKING
 
@@ -60,6 +61,9 @@ def _run() -> int:
 
             _leave(run_trial(asked))
         gc.enable()
+    if sys.argv[1:] == ["--version"]:
+        print(f"fallthru, version {__version__}")
+        return 0
     from overlay.cli import group
 
     return group.run()

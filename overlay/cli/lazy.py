@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
+
+if TYPE_CHECKING:
+    from click.shell_completion import CompletionItem
 
 __all__ = ["LazyGroup"]
 
@@ -34,6 +37,16 @@ class LazyGroup(click.Group):
         return found
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        # click's own version imports every subcommand for its help line.
+        # click's own version, as that of shell_complete(), imports every subcommand for this line.
         with formatter.section("Commands"):
             formatter.write_dl([(name, line) for name, (line, _) in self._table.items()])
+
+    def shell_complete(self, ctx: click.Context, incomplete: str) -> list[CompletionItem]:
+        from click.shell_completion import CompletionItem
+
+        offered = [
+            CompletionItem(name, help=line)
+            for name, (line, _) in self._table.items()
+            if name.startswith(incomplete)
+        ]
+        return offered + super(click.Group, self).shell_complete(ctx, incomplete)

@@ -31,7 +31,10 @@ def imported_by(*arguments: str) -> set[str]:
 
 @pytest.mark.parametrize("arguments", [["--help"], ["status"]], ids=" ".join)
 def test_starting_the_command_imports_nothing_heavy(arguments: list[str]) -> None:
-    assert not imported_by(*arguments) & HEAVY
+    assert not imported_by(*arguments) & {"pathlib", *HEAVY}
+
+
+START = "from overlay.cli import main; main()"
 
 
 def imported_on_the_way(*arguments: str, code: str) -> set[str]:
@@ -49,8 +52,7 @@ def imported_on_the_way(*arguments: str, code: str) -> set[str]:
 def test_a_trial_in_plain_words_imports_little(root: None) -> None:
     """None of what takes longer to import than all of the program's own that a trial needs."""
     trial = ("try", "--discard", "--", "true")
-    start = "from overlay.cli import main; main()"
-    imported = imported_on_the_way(*trial, code=start) - imported_on_the_way(code="pass")
+    imported = imported_on_the_way(*trial, code=START) - imported_on_the_way(code="pass")
     assert "overlay.trials.trial" in imported
     assert not imported & {"click", "dataclasses", "inspect", "json", "re", "typing", *HEAVY}
 
@@ -102,8 +104,11 @@ def test_an_unknown_subcommand_is_usage() -> None:
     assert "frobnicate" in done.stderr
 
 
-def test_version() -> None:
-    assert fallthru("--version").stdout.startswith("fallthru, version ")
+def test_version_is_told_with_click_and_without() -> None:
+    plain = fallthru("--version").stdout
+    assert plain.startswith("fallthru, version ")
+    assert fallthru("--version", "status").stdout == plain
+    assert "click" not in imported_on_the_way("--version", code=START)
 
 
 @pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
@@ -113,16 +118,23 @@ def test_completion_is_a_script_for_the_command(shell: str) -> None:
     assert "_FALLTHRU_COMPLETE" in done.stdout
 
 
-def test_completion_completes_subcommands() -> None:
+@pytest.mark.parametrize(
+    ("words", "offered"),
+    [("fallthru ", list(SUBCOMMANDS)), ("fallthru st", ["status", "start", "stop"])],
+)
+def test_completion_offers_subcommands_and_imports_none(words: str, offered: list[str]) -> None:
+    asked = {"_FALLTHRU_COMPLETE": "bash_complete", "COMP_WORDS": words, "COMP_CWORD": "1"}
     done = subprocess.run(
-        [sys.executable, "-m", "overlay"],
+        [sys.executable, "-X", "importtime", "-m", "overlay"],
         cwd=REPOSITORY,
         capture_output=True,
         text=True,
-        check=False,
-        env={"_FALLTHRU_COMPLETE": "bash_complete", "COMP_WORDS": "fallthru st", "COMP_CWORD": "1"},
+        check=True,
+        env=asked,
     )
-    assert "status" in done.stdout
+    assert done.stdout.split() == [f"plain,{name}" for name in offered]
+    assert "overlay.cli.lazy" in done.stderr
+    assert "overlay.cli.status" not in done.stderr
 
 
 def test_a_reader_that_leaves_is_no_error() -> None:
