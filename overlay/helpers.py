@@ -7,18 +7,18 @@ share the descriptors of their parent, and end with it.
 from __future__ import annotations
 
 import os
+import pickle
+import select
 import signal
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from typing import TYPE_CHECKING, Generic, TypeVar, cast
+from contextlib import suppress
+from typing import Any, Generic, NamedTuple, TypeVar
 
 from overlay import syscalls
+from overlay.closing import Closing
 from overlay.errors import OperationFailed
 
-if TYPE_CHECKING:
-    from multiprocessing.connection import Connection
-
-__all__ = ["cores", "work_off"]
+__all__ = ["Crew", "cores", "work_off"]
 
 Batch = TypeVar("Batch")
 Answer = TypeVar("Answer")
@@ -42,96 +42,130 @@ def work_off(
     What fails in a process is raised here, OperationFailed where it was killed.  No process
     is left behind.
     """
-    with _started(begin, count) as crew:
+    with Crew[Batch, Answer](begin, count) as crew:
         while True:
             while crew.idle and (batch := take()) is not None:
-                crew.give(batch)
+                crew.give(batch, batch)
             if not crew.busy:
                 return
             for done, answer in crew.answers():
                 account(done, answer)
 
 
-class _Crew(Generic[Batch, Answer]):
-    def __init__(self) -> None:
-        self.pids: list[int] = []
-        self.idle: list[Connection] = []
-        self.busy: dict[Connection, Batch] = {}
+class _Helper(NamedTuple):
+    """The ends of the two pipes to a process, whose number ``pid`` is."""
 
-    def start(self, begin: Callable[[], Callable[[Batch], Answer]]) -> None:
-        # What ends before any helper is started should not wait for this import.
-        from multiprocessing.connection import Pipe
+    pid: int
+    work: Any
+    answers: Any
 
-        ours, theirs = Pipe()
+
+class Crew(Closing, Generic[Batch, Answer]):
+    """Processes that do one batch at a time each; close it, or use it in ``with``.
+
+    ``begin`` is called in each of ``count`` and gives what does a batch, of which it is told
+    something.
+    """
+
+    def __init__(self, begin: Callable[[], Callable[[Any], Answer]], count: int) -> None:
+        self._all: dict[int, _Helper] = {}
+        self._poll = select.poll()
+        self.idle: list[_Helper] = []
+        self.busy: dict[int, Batch] = {}
+        try:
+            for _ in range(count):
+                self._start(begin)
+        except BaseException:
+            self.close()
+            raise
+
+    def _start(self, begin: Callable[[], Callable[[Any], Answer]]) -> None:
+        # Pipes, for multiprocessing takes longer to import than most layers to be read.
+        work, ours = os.pipe()
+        theirs, answers = os.pipe()
         pid = os.fork()
         if pid == 0:
             # Whatever happens, only this function's caller may go on as the parent.
             try:
-                for other in [ours, *self.idle]:
-                    other.close()
-                _work(begin, theirs)
+                for fd in (ours, theirs):
+                    os.close(fd)
+                for other in self._all.values():
+                    os.close(other.work.fileno())
+                    os.close(other.answers.fileno())
+                _work(begin, work, answers)
             finally:
                 os._exit(0)
-        theirs.close()
-        self.pids.append(pid)
-        self.idle.append(ours)
+        for fd in (work, answers):
+            os.close(fd)
+        helper = _Helper(pid, os.fdopen(ours, "wb"), os.fdopen(theirs, "rb"))
+        self._all[theirs] = helper
+        self._poll.register(theirs, select.POLLIN)
+        self.idle.append(helper)
 
-    def give(self, batch: Batch) -> None:
+    def give(self, batch: Batch, said: Any) -> None:
+        """Have an idle process do ``batch``, which it is told as ``said``."""
         helper = self.idle.pop()
-        self.busy[helper] = batch
-        helper.send(batch)
+        self.busy[helper.answers.fileno()] = batch
+        try:
+            _say(helper.work, said)
+        except BrokenPipeError:
+            raise _killed() from None
 
     def answers(self) -> Iterator[tuple[Batch, Answer]]:
-        from multiprocessing.connection import wait
-
-        for helper in cast("list[Connection]", wait(list(self.busy))):
+        """Wait until some are done; what they did, and what came of it."""
+        for fd, _ in self._poll.poll():
+            helper = self._all[fd]
             try:
-                answer = helper.recv()
-            except (EOFError, ConnectionResetError):
-                raise OperationFailed(
-                    "a process that did part of the work was killed",
-                    hint="is there enough memory? Run it again",
-                ) from None
+                answer = pickle.load(helper.answers)
+            except (EOFError, pickle.UnpicklingError):
+                raise _killed() from None
             if isinstance(answer, Exception):
                 raise answer
             self.idle.append(helper)
-            yield self.busy.pop(helper), answer
+            yield self.busy.pop(fd), answer
 
-    def end(self) -> None:
-        for helper in (*self.idle, *self.busy):
-            helper.close()
-        for pid in self.pids:
+    def close(self) -> None:
+        """Leave no process behind, whether all is done or not."""
+        for helper in self._all.values():
+            # Something may be left in the buffer for one that was killed.
+            with suppress(BrokenPipeError):
+                helper.work.close()
+            helper.answers.close()
+        for helper in self._all.values():
             if self.busy:
-                os.kill(pid, signal.SIGKILL)
-            os.waitpid(pid, 0)
+                os.kill(helper.pid, signal.SIGKILL)
+            os.waitpid(helper.pid, 0)
 
 
-@contextmanager
-def _started(
-    begin: Callable[[], Callable[[Batch], Answer]], count: int
-) -> Iterator[_Crew[Batch, Answer]]:
-    crew: _Crew[Batch, Answer] = _Crew()
-    try:
-        for _ in range(count):
-            crew.start(begin)
-        yield crew
-    finally:
-        crew.end()
+def _killed() -> OperationFailed:
+    return OperationFailed(
+        "a process that did part of the work was killed",
+        hint="is there enough memory? Run it again",
+    )
 
 
-def _work(begin: Callable[[], Callable[[Batch], Answer]], parent: Connection) -> None:
-    """A helper's life: it ends when its parent closes the connection, or dies."""
+def _say(pipe: Any, what: object) -> None:
+    pickle.dump(what, pipe, pickle.HIGHEST_PROTOCOL)
+    pipe.flush()
+
+
+def _work(begin: Callable[[], Callable[[Any], Any]], work: int, answers: int) -> None:
+    """A helper's life: it ends when its parent closes the pipe, or dies."""
     syscalls.prctl(syscalls.PR_SET_PDEATHSIG, signal.SIGKILL)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    do = begin()
-    while True:
-        try:
-            batch = parent.recv()
-        except (EOFError, ConnectionResetError):
-            return
-        try:
-            parent.send(do(batch))
-        except BrokenPipeError:
-            return
-        except Exception as error:
-            parent.send(error)
+    with open(work, "rb") as asked, open(answers, "wb") as told:
+        do = begin()
+        while True:
+            try:
+                batch = pickle.load(asked)
+            except EOFError:
+                return
+            answer: Any
+            try:
+                answer = do(batch)
+            except Exception as error:
+                answer = error
+            try:
+                _say(told, answer)
+            except BrokenPipeError:
+                return

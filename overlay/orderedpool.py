@@ -1,6 +1,6 @@
 """A walk over a tree by all processors, whose results come in order.
 
-A worker takes one directory, walks on from there until it has seen its budget, and returns
+A worker takes some directories, walks on from there until it has seen its budget, and returns
 what it found with the directories it has not come to, in their places.  What is nearest to
 the front is given out first, so that little has to wait for its turn in memory.
 """
@@ -8,24 +8,29 @@ the front is given out first, so that little has to wait for its turn in memory.
 from __future__ import annotations
 
 import gc
-import os
-import signal
-from collections.abc import Generator
-from typing import TYPE_CHECKING, Any, Final, Protocol, cast
+from collections.abc import Callable, Generator
+from contextlib import ExitStack
+from typing import Any, Final, Protocol
 
-from overlay import syscalls
-from overlay.errors import OperationFailed
+from overlay.helpers import Crew
 
-if TYPE_CHECKING:
-    from multiprocessing.connection import Connection
-
-__all__ = ["Result", "Task", "Walker", "ordered"]
+__all__ = ["Budget", "Result", "Task", "Walker", "ordered"]
 
 #: Below this a fork costs more than it saves.
-_ALONE: Final = 2_000
+_ALONE: Final = 500
 _BUDGET: Final = 5_000
-#: How far from the front work is given out.
+#: How far from the front work is given out, and how much at once.
 _AHEAD: Final = 64
+_GIVEN: Final = 16
+
+
+class Budget:
+    """How much more may be seen; a walker takes from ``left`` what it has seen."""
+
+    __slots__ = ("left",)
+
+    def __init__(self, left: int) -> None:
+        self.left = left
 
 
 class Result:
@@ -54,15 +59,15 @@ class Walker(Protocol):
     def own_process(self) -> None:
         """Told that the process is a worker, whose working directory is its own."""
 
-    def walk(self, what: Any, budget: int) -> list[Result | Task]:
-        """Walk from ``what`` until ``budget`` was seen; what was found and is left, in order."""
+    def walk(self, what: Any, budget: Budget) -> list[Result | Task]:
+        """Walk from ``what`` while there is a budget; what was found and is left, in order."""
 
 
 def ordered(walker: Walker, root: Any, workers: int) -> Generator[Any]:
     """The values of all results below ``root``, in order, found by up to ``workers`` processes."""
-    pending = list(reversed(walker.walk(root, _ALONE)))
-    pool: _Pool | None = None
-    try:
+    pending = list(reversed(walker.walk(root, Budget(_ALONE))))
+    crew: Crew[list[Task], list[_Sent]] | None = None
+    with ExitStack() as stack:
         while pending:
             item = pending[-1]
             if isinstance(item, Result):
@@ -72,107 +77,56 @@ def ordered(walker: Walker, root: Any, workers: int) -> Generator[Any]:
                 pending.pop()
                 pending.extend(reversed(item.found))
             else:
-                pool = pool or _Pool(walker, workers)
-                pool.give(pending)
-                pool.collect()
-    finally:
-        if pool is not None:
-            pool.end()
+                if crew is None:
+                    crew = stack.enter_context(Crew(lambda: _begin(walker), workers))
+                _give(crew, pending, workers)
+                for tasks, answer in crew.answers():
+                    for task, found in zip(tasks, answer, strict=True):
+                        task.found = [
+                            Task(value) if is_task else Result(value) for is_task, value in found
+                        ]
 
 
-class _Pool:
-    def __init__(self, walker: Walker, workers: int) -> None:
-        self._idle: list[Connection] = []
-        self._busy: dict[Connection, Task] = {}
-        self._pids: list[int] = []
-        self._walker = walker
-        try:
-            for _ in range(workers):
-                self._start()
-        except BaseException:
-            self.end()
-            raise
-
-    def give(self, pending: list[Result | Task]) -> None:
-        """Give the idle workers what is nearest to the front, the end of ``pending``."""
-        for item in reversed(pending[-_AHEAD:]):
-            if not self._idle:
-                return
-            if isinstance(item, Task) and not item.given:
-                item.given = True
-                worker = self._idle.pop()
-                worker.send(item.what)
-                self._busy[worker] = item
-
-    def collect(self) -> None:
-        """Wait until a worker is done, and keep what it found."""
-        from multiprocessing.connection import wait
-
-        for ready in cast("list[Connection]", wait(list(self._busy))):
-            try:
-                answer = ready.recv()
-            except (EOFError, ConnectionResetError):
-                raise OperationFailed(
-                    "a process that read the layers was killed",
-                    hint="is there enough memory? Run it again",
-                ) from None
-            if isinstance(answer, BaseException):
-                raise answer
-            self._busy.pop(ready).found = [
-                Task(value) if is_task else Result(value) for is_task, value in answer
-            ]
-            self._idle.append(ready)
-
-    def _start(self) -> None:
-        # Small layers need none of it, and it takes longer to import than they to be read.
-        from multiprocessing.connection import Pipe
-
-        ours, theirs = Pipe()
-        pid = os.fork()
-        if pid == 0:
-            # Whatever happens, only this function's caller may go on as the parent.
-            try:
-                for other in (ours, *self._idle):
-                    other.close()
-                _work(self._walker, theirs)
-            finally:
-                os._exit(0)
-        theirs.close()
-        self._pids.append(pid)
-        self._idle.append(ours)
-
-    def end(self) -> None:
-        """Leave no worker behind, whether all is done or not."""
-        for connection in (*self._idle, *self._busy):
-            connection.close()
-        for pid in self._pids:
-            if self._busy:
-                os.kill(pid, signal.SIGKILL)
-            os.waitpid(pid, 0)
+#: What one task gave: what it found, and what is left to be walked, with True.
+_Sent = list[tuple[bool, Any]]
 
 
-def _work(walker: Walker, parent: Connection) -> None:
-    """A worker's life: it ends when its parent closes the connection, or dies."""
-    syscalls.prctl(syscalls.PR_SET_PDEATHSIG, signal.SIGKILL)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+def _give(crew: Crew[list[Task], list[_Sent]], pending: list[Result | Task], workers: int) -> None:
+    """Give the idle workers what is nearest to the front, the end of ``pending``."""
+    if not crew.idle:
+        return
+    near = [
+        each for each in reversed(pending[-_AHEAD:]) if isinstance(each, Task) and not each.given
+    ]
+    # No more than a part of a fair share, so that nobody waits for the last one.
+    share = max(1, min(_GIVEN, len(near) // (2 * workers)))
+    while crew.idle and near:
+        tasks = near[:share]
+        del near[:share]
+        for task in tasks:
+            task.given = True
+        crew.give(tasks, [task.what for task in tasks])
+
+
+def _begin(walker: Walker) -> Callable[[list[Any]], list[_Sent]]:
     # Nothing in a walk refers to itself, and the collector would look at all that was found.
     gc.disable()
     walker.own_process()
-    while True:
-        try:
-            what = parent.recv()
-        except (EOFError, ConnectionResetError):
-            return
-        answer: Any
-        try:
-            found = walker.walk(what, _BUDGET)
-            answer = [
-                (True, each.what) if isinstance(each, Task) else (False, each.value)
-                for each in found
-            ]
-        except Exception as error:
-            answer = error
-        try:
-            parent.send(answer)
-        except BrokenPipeError:
-            return
+
+    def walk(given: list[Any]) -> list[_Sent]:
+        budget = Budget(_BUDGET)
+        answer: list[_Sent] = []
+        for what in given:
+            if budget.left <= 0:
+                answer.append([(True, what)])
+                continue
+            found = walker.walk(what, budget)
+            answer.append(
+                [
+                    (True, each.what) if isinstance(each, Task) else (False, each.value)
+                    for each in found
+                ]
+            )
+        return answer
+
+    return walk

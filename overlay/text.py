@@ -10,7 +10,12 @@ from __future__ import annotations
 import math
 import os
 
-__all__ = ["file_of", "human_bytes", "human_time", "printable"]
+from overlay.lighttyping import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+__all__ = ["all_printable", "file_of", "human_bytes", "human_time", "printable"]
 
 
 def printable(path: str | bytes | os.PathLike[str]) -> str:
@@ -25,6 +30,17 @@ def printable(path: str | bytes | os.PathLike[str]) -> str:
     if text.isprintable():
         return text
     return "".join(_escape(char) for char in text)
+
+
+def all_printable(paths: Sequence[bytes]) -> list[str]:
+    """Each of ``paths`` as :func:`printable`; of many, that costs a third."""
+    try:
+        # The blanks between them keep halves of a character apart.
+        if b" ".join(paths).decode().isprintable():
+            return [path.decode() for path in paths]
+    except UnicodeDecodeError:
+        pass
+    return [printable(path) for path in paths]
 
 
 def file_of(error: OSError) -> str | None:

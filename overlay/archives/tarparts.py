@@ -29,7 +29,8 @@ from overlay.archives.tarwrite import (
 from overlay.differences.plainentries import PlainEntries, PlainEntry
 from overlay.helpers import cores
 from overlay.layer import VANISHED
-from overlay.orderedpool import Result, Task, ordered
+from overlay.marks import is_whiteout_device
+from overlay.orderedpool import Budget, Result, Task, ordered
 from overlay.view import Node, Place, View
 
 __all__ = ["write_top"]
@@ -122,14 +123,16 @@ class _Parts:
         self._view = view
         self._source = source
         self._entries = PlainEntries(view.family)
-        self._told = self._sockets = self._seen = 0
+        self._told = self._sockets = 0
+        self._budget = Budget(0)
         self.root = _Spot(b"")
 
     def own_process(self) -> None:
         self._entries.in_place = True
 
-    def walk(self, what: _Spot, budget: int) -> list[Result | Task]:
-        self._told = self._sockets = self._seen = 0
+    def walk(self, what: _Spot, budget: Budget) -> list[Result | Task]:
+        self._told = self._sockets = 0
+        self._budget = budget
         parts: list[Result | Task] = []
         encoded: list[bytes] = []
 
@@ -143,9 +146,9 @@ class _Parts:
             piece = pending.pop()
             if isinstance(piece, bytes):
                 encoded.append(piece)
-            elif isinstance(piece, _Spot) and self._seen < budget:
+            elif isinstance(piece, _Spot) and budget.left > 0:
                 # An empty directory is work, too.
-                self._seen += 1
+                budget.left -= 1
                 pending.extend(reversed(self._directory(piece)))
             else:
                 close()
@@ -175,7 +178,7 @@ class _Parts:
                 ]
             left: set[bytes] = set()
             plain = self._entries.read(base, names, left)
-            told = [(each.name, self._plain(spot, base, each)) for each in plain]
+            told = [(each[0], self._plain(spot, base, each)) for each in plain]
         finally:
             os.close(fd)
         if left:
@@ -195,12 +198,12 @@ class _Parts:
 
     def _count(self, entries: int = 1) -> None:
         self._told += entries
-        self._seen += entries
+        self._budget.left -= entries
 
     def _plain(self, spot: _Spot, base: bytes, each: PlainEntry) -> list[_Piece]:
         name, st, marks = each
         path = spot.path + b"/" + name if spot.path else name
-        if each.is_whiteout:
+        if is_whiteout_device(st):
             if spot.opaque:
                 return []
             self._count()
@@ -225,7 +228,7 @@ class _Parts:
             return [_Later(item, inode, Place(0, path))]
         if not size:
             return [plain_headers(path, st, target)]
-        self._seen += size // _COUNTED
+        self._budget.left -= size // _COUNTED
         return [plain_headers(path, st), _content(base + name, path, size), padding(size)]
 
     def _general(self, child: Child) -> list[_Piece]:

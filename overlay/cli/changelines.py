@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from overlay.lighttyping import TYPE_CHECKING
-from overlay.text import printable
+from overlay.text import all_printable, printable
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from typing import Final
 
     from overlay.differences.difference import Change
 
-__all__ = ["COLOURS", "LETTERS", "plain_line", "record"]
+__all__ = ["COLOURS", "LETTERS", "plain_lines", "record"]
 
 #: One letter a kind, stable: scripts read them.
 LETTERS: Final = {"added": "A", "changed": "C", "deleted": "D", "replaced": "R"}
@@ -35,16 +36,18 @@ def record(change: Change) -> dict[str, object]:
     }
 
 
-def plain_line(change: Change) -> str:
-    """A change for scripts: letter, type, size, what, path, and the old path of a move."""
-    deleted = change.kind == "deleted"
-    fields = [
-        LETTERS[change.kind],
-        str(change.old_ftype if deleted else change.ftype),
-        str(change.gone_bytes if deleted else change.size),
-        ",".join(sorted(change.what)) or "-",
-        printable(change.path),
-    ]
-    if change.moved_from is not None:
-        fields.append(printable(change.moved_from))
-    return "\t".join(fields)
+def plain_lines(changes: Sequence[Change]) -> str:
+    """Changes for scripts, a line each: letter, type, size, what, path, old path of a move."""
+    lines = []
+    paths = all_printable([change.path for change in changes])
+    for change, path in zip(changes, paths, strict=True):
+        letter = LETTERS[change.kind]
+        if letter == "D":
+            lines.append(f"D\t{change.old_ftype}\t{change.gone_bytes}\t-\t{path}\n")
+            continue
+        what = ",".join(sorted(change.what)) if change.what else "-"
+        line = f"{letter}\t{change.ftype}\t{change.size}\t{what}\t{path}"
+        if change.moved_from is not None:
+            line += "\t" + printable(change.moved_from)
+        lines.append(line + "\n")
+    return "".join(lines)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
@@ -12,7 +13,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from overlay.cli.changelines import COLOURS, LETTERS, plain_line, record
+from overlay.cli.changelines import COLOURS, LETTERS, plain_lines, record
 from overlay.cli.layers import (
     DIRECTORY,
     NamedLayers,
@@ -45,6 +46,13 @@ class Counts:
             self.bytes_deleted += change.gone_bytes
         elif change.kind == "added":
             self.bytes_added += change.size
+
+    def add_all(self, changes: list[Change]) -> None:
+        """Add many, in half the time."""
+        for kind, count in Counter([change.kind for change in changes]).items():
+            self.kinds[kind] += count
+        self.bytes_added += sum([each.size for each in changes if each.kind == "added"])
+        self.bytes_deleted += sum([each.gone_bytes for each in changes if each.kind == "deleted"])
 
     def join(self, other: Counts) -> None:
         """Add what was counted elsewhere."""
@@ -178,8 +186,7 @@ def _count(view: View, checksum: bool, counts: Counts) -> None:
 
     def counted(found: list[Difference]) -> Counts:
         part = Counts()
-        for each in found:
-            part.add(each.change)
+        part.add_all([each.change for each in found])
         return part
 
     for part in chosen(view, counted, checksum=checksum):
@@ -191,16 +198,16 @@ def _show_lines(view: View, as_json: bool, checksum: bool, counts: Counts) -> No
     from overlay.differences.changes import chosen
 
     def rendered(found: list[Difference]) -> tuple[str, Counts]:
+        changes = [each.change for each in found]
         part = Counts()
-        lines = []
-        for each in found:
-            part.add(each.change)
-            lines.append(json.dumps(record(each.change)) if as_json else plain_line(each.change))
-        return "\n".join(lines), part
+        part.add_all(changes)
+        if not as_json:
+            return plain_lines(changes), part
+        return "".join(json.dumps(record(each)) + "\n" for each in changes), part
 
     for text, part in chosen(view, rendered, checksum=checksum):
         counts.join(part)
-        click.echo(text)
+        click.echo(text, nl=False)
 
 
 def _show_content(view: View, form: str, checksum: bool, counts: Counts) -> None:

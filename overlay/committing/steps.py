@@ -16,7 +16,7 @@ from typing import NamedTuple, TypeVar
 from overlay.closing import Closing
 from overlay.differences.difference import Difference
 from overlay.helpers import cores
-from overlay.orderedpool import Result, Task, ordered
+from overlay.orderedpool import Budget, Result, Task, ordered
 from overlay.selection import Selection
 
 __all__ = ["Kept", "Removal", "Step", "pack", "steps"]
@@ -112,9 +112,10 @@ class _Replay:
     def own_process(self) -> None:
         """Nothing is different there."""
 
-    def walk(self, what: tuple[int, int] | None, _budget: int) -> list[Result | Task]:
+    def walk(self, what: tuple[int, int] | None, budget: Budget) -> list[Result | Task]:
         if what is None and len(self._lots) > 1:
             return [Task(lot) for lot in self._lots]
+        budget.left = 0  # the next lot is somebody else's
         # One lot alone is not worth a process.
         return [self._lot(*lot) for lot in (self._lots if what is None else [what])]
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
-from typing import Any, TypeVar
+from typing import Any, Final, TypeVar, cast
 
 from overlay.differences.comparing import Aspect, Comparer, FileType, file_type
 from overlay.differences.difference import Change, Difference, Kind, Pair, changed, deleted, new
@@ -17,13 +17,17 @@ from overlay.differences.quickdiff import Quick
 from overlay.helpers import cores
 from overlay.layer import Layer
 from overlay.marks import MarkFamily, is_fallthru
-from overlay.orderedpool import Result, Task, ordered
+from overlay.orderedpool import Budget, Result, Task, ordered
 from overlay.view import Node, OpenDirectory, View
 
 __all__ = ["Aspect", "Change", "Difference", "FileType", "Kind", "chosen", "diff", "differences"]
 
 
 Answer = TypeVar("Answer")
+
+#: So many differences are handed on at once: few, so that they are still in the processor's
+#: caches when they are looked at, and when their memory is taken again.
+_SOME: Final = 500
 
 
 def diff(
@@ -88,7 +92,7 @@ class _Parts:
         if self._diff.quick is not None:
             self._diff.quick.entries.in_place = True
 
-    def walk(self, what: Pair, budget: int) -> list[Result | Task]:
+    def walk(self, what: Pair, budget: Budget) -> list[Result | Task]:
         parts: list[Result | Task] = []
         found: list[Difference] = []
         pending: list[Pair | Difference] = [what]
@@ -96,11 +100,16 @@ class _Parts:
             item = pending.pop()
             if isinstance(item, Difference):
                 found.append(item)
-            elif budget > 0:
-                inner = self._diff.directory(item)
+            elif budget.left > 0:
+                inner, nested = self._diff.directory(item)
                 # An empty directory is work, too.
-                budget -= 1 + len(inner)
-                pending.extend(inner)
+                budget.left -= 1 + len(inner)
+                if nested:
+                    pending.extend(reversed(inner))
+                else:
+                    found += cast("list[Difference]", inner)
+                    if len(found) >= _SOME:
+                        self._close(found, parts)
             else:
                 self._close(found, parts)
                 parts.append(Task(item))
@@ -130,27 +139,30 @@ class _Diff:
             if isinstance(item, Difference):
                 yield item
             else:
-                pending.extend(self.directory(item))
+                pending.extend(reversed(self.directory(item)[0]))
 
-    def directory(self, pair: Pair) -> list[Pair | Difference]:
-        """The differences in a directory, and its directories to compare, the last one first."""
+    def directory(self, pair: Pair) -> tuple[list[Pair | Difference], bool]:
+        """The differences in a directory, and its directories to compare, in order.
+
+        Then whether there may be any of the latter.
+        """
         now, was = pair.now, pair.was
         if was is not None and now.places == was.places:
-            return []
+            return [], False
         items: list[Pair | Difference]
         if self.quick is not None and self.quick.suits(pair):
-            items, left, opaque = self.quick.look(pair)
+            items, left, opaque, nested = self.quick.look(pair)
+            if not left and not opaque and not nested:
+                return items, False
             for each in opaque:
-                assert each.was is not None
-                what = self.comparer.compare_plain(each.now, each.was)
-                items += self.both_directories(each, each.was, what)
+                items += self.opaque_directory(self.quick, each)
             if left:
                 items += self.entries(pair, left)
         else:
             items = list(self.entries(pair, None))
         # What is in a directory sorts as if the name ended in a slash.
-        items.sort(key=_order, reverse=True)
-        return items
+        items.sort(key=_order)
+        return items, True
 
     def entries(self, pair: Pair, names: set[bytes] | None) -> Iterator[Pair | Difference]:
         """What is found of names in a directory, in any order; None for all names."""
@@ -192,16 +204,21 @@ class _Diff:
             yield Pair(path, now, moved_from, source)
         elif now.places != was.places:
             what = self.comparer.compare(now, was, here, there)
-            yield from self.both_directories(Pair(path, now, old_path, was), was, what)
+            replaced = self.replaces(now, was)
+            if what or replaced:
+                yield changed(path, now, was, what, replaced)
+            yield Pair(path, now, old_path, was)
 
-    def both_directories(
-        self, pair: Pair, was: Node, what: frozenset[Aspect]
-    ) -> Iterator[Pair | Difference]:
-        """A directory over ``was`` that is not all the same, and differs in ``what`` itself."""
-        kind = Kind.REPLACED if self.replaces(pair.now, was) else Kind.CHANGED
-        if what or kind is Kind.REPLACED:
-            yield changed(pair.path, pair.now, was, what, kind)
-        yield pair
+    def opaque_directory(self, quick: Quick, pair: Pair) -> list[Pair | Difference]:
+        """A directory without marks but that it is opaque, over one of the bottom."""
+        assert pair.was is not None
+        what = self.comparer.compare_plain(pair.now, pair.was)
+        replaced = quick.replaces(pair)
+        if replaced is None:
+            replaced = self.replaces(pair.now, pair.was)
+        if not what and not replaced:
+            return [pair]
+        return [changed(pair.path, pair.now, pair.was, what, replaced), pair]
 
     def new(self, path: bytes, now: Node, was: Node | None, moved_from: bytes | None) -> Difference:
         gone = (0, 0) if was is None else self.comparer.totals(was)

@@ -6,13 +6,15 @@ each is built four times as fast.
 
 from __future__ import annotations
 
+import os
 from enum import StrEnum
 from typing import Final, NamedTuple
 
 from overlay.differences.comparing import FILE_TYPES, Aspect, FileType, file_type, length
-from overlay.view import Node
+from overlay.marks import Marks
+from overlay.view import Node, Place
 
-__all__ = ["Change", "Difference", "Kind", "Pair", "changed", "deleted", "new"]
+__all__ = ["Change", "Difference", "Kind", "Pair", "changed", "deleted", "new", "plainly_new"]
 
 
 class Kind(StrEnum):
@@ -105,21 +107,36 @@ def new(
     return Difference(change, now, was)
 
 
+def plainly_new(path: bytes, st: os.stat_result, marks: Marks) -> Difference:
+    """:func:`new` of what only the top has, there at ``path`` and with its own data.
+
+    Most of what is on a top is so, and this takes two thirds of the time.
+    """
+    place = Place(0, path)
+    ftype = FILE_TYPES[st.st_mode & 0o170000]
+    data, size = (place, st.st_size) if ftype is _FILE else (None, 0)
+    links = 1 if ftype is _DIRECTORY else st.st_nlink
+    change = Change(path, _ADDED, ftype, size, None, 0, _NOTHING, False, None, 0, 0, links)
+    return Difference(change, Node(st, marks, (place,), data), None)
+
+
 def changed(
-    path: bytes, now: Node, was: Node, what: frozenset[Aspect], kind: Kind = _CHANGED
+    path: bytes, now: Node, was: Node, what: frozenset[Aspect], replaced: bool = False
 ) -> Difference:
-    """Something that differs in ``what`` from what it was."""
+    """Something that differs in ``what`` from what it was, or ``replaced`` it by its like."""
     ftype, size, links, metadata_only = _state(now)
     old = (file_type(was), length(was))
+    kind = _REPLACED if replaced else _CHANGED
     change = Change(path, kind, ftype, size, *old, what, metadata_only, None, 0, 0, links)
     return Difference(change, now, was)
 
 
 def deleted(path: bytes, was: Node, gone: tuple[int, int]) -> Difference:
     """Something that is no more; ``gone`` are its entries and bytes."""
-    change = Change(
-        path, _DELETED, None, 0, file_type(was), length(was), _NOTHING, False, None, *gone
-    )
+    count, size = gone
+    old_type = FILE_TYPES[was.st.st_mode & 0o170000]
+    old_size = was.st.st_size if old_type is _FILE else 0
+    change = Change(path, _DELETED, None, 0, old_type, old_size, _NOTHING, False, None, count, size)
     return Difference(change, None, was)
 
 

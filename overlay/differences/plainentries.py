@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import stat
 from collections.abc import Iterable
-from typing import Final, NamedTuple
+from typing import Final
 
 from overlay import syscalls
 from overlay.layer import VANISHED
@@ -23,16 +23,9 @@ PLAIN: Final = Marks(bare=True)
 _MARKED: Final = (stat.S_IFREG, stat.S_IFDIR)
 
 
-class PlainEntry(NamedTuple):
-    """An entry of a top whose marks, if any, change nothing that is shown."""
-
-    name: bytes
-    st: os.stat_result
-    marks: Marks
-
-    @property
-    def is_whiteout(self) -> bool:
-        return not self.st.st_rdev and stat.S_ISCHR(self.st.st_mode)
+#: An entry of a top whose marks, if any, change nothing that is shown: its name, lstat and
+#: marks.  A tuple and no more, for there is one for each entry.
+PlainEntry = tuple[bytes, os.stat_result, Marks]
 
 
 class PlainEntries:
@@ -67,15 +60,16 @@ class PlainEntries:
         ``base`` is what :meth:`enter` said.  What vanished is in neither.
         """
         known, lstat, listxattr = self._marks, os.lstat, os.listxattr
-        plain = []
+        plain: list[PlainEntry] = []
         for name in names:
+            path = base + name
             try:
-                st = lstat(base + name)
+                st = lstat(path)
                 marks: Marks | None = PLAIN
                 if st.st_mode & 0o170000 in _MARKED and (
-                    attributes := listxattr(base + name, follow_symlinks=False)
+                    attributes := listxattr(path, follow_symlinks=False)
                 ):
-                    marks = known.get(tuple(attributes)) or self._if_opaque(base + name, attributes)
+                    marks = known.get(tuple(attributes)) or self._if_opaque(path, attributes)
             except OSError as error:
                 # The general lookup tells what is wrong with it, or that it is gone.
                 if error.errno not in VANISHED:
@@ -84,7 +78,7 @@ class PlainEntries:
             if marks is None:
                 left.add(name)
             else:
-                plain.append(PlainEntry(name, st, marks))
+                plain.append((name, st, marks))
         return plain
 
     def _if_opaque(self, path: bytes, attributes: list[str]) -> Marks | None:

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from overlay.text import file_of, human_bytes, printable
+from overlay.text import all_printable, file_of, human_bytes, printable
 
 
 @pytest.mark.parametrize(
@@ -82,3 +82,17 @@ def test_the_file_of_an_error(tmp_path: Path) -> None:
     assert file_of(by_number.value) is None
     assert file_of(without.value) is None
     assert file_of(by_name.value) == printable(name)
+
+
+@pytest.mark.parametrize(
+    "paths",
+    [
+        [],
+        [b"plain", "grün".encode(), b"a b"],
+        [b"plain", b"tab\t", b"back\\slash"],
+        # Halves of one character, which are none together.
+        [b"\xc3", b"\xa9"],
+    ],
+)
+def test_many_paths_are_shown_as_one_is(paths: list[bytes]) -> None:
+    assert all_printable(paths) == [printable(path) for path in paths]
