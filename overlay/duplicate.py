@@ -12,12 +12,11 @@ import stat
 from typing import Final
 
 from overlay import syscalls
-from overlay.copyup import copy_data
+from overlay.copydata import copy_data
 from overlay.errors import OperationFailed
 from overlay.inodeflags import copy_unprotecting_flags, mark_protected, protect, protected
-from overlay.layer import VANISHED, open_beneath
+from overlay.layer import VANISHED, exists, open_beneath
 from overlay.markvalues import NO_XATTR, is_private
-from overlay.matching import exists
 from overlay.text import printable
 from overlay.view import Node, View
 

@@ -18,10 +18,11 @@ from overlay import acl, syscalls
 from overlay.copyup import copy_up
 from overlay.credentials import EXECUTE, READ, WRITE, Capability, Credentials, failure, protection
 from overlay.inodeflags import APPEND, IMMUTABLE, inherit_flags
+from overlay.layer import exists
 from overlay.linkup import forget_name
 from overlay.lookup import Walker
 from overlay.marks import set_opaque, temporary_name
-from overlay.matching import exists, top_directory
+from overlay.matching import top_directory
 from overlay.stack import Directory, Stack, Target, read_acl
 
 __all__ = ["Entries", "Maker", "is_empty", "lower_has", "may_create", "may_delete"]

@@ -6,19 +6,22 @@ share the descriptors of their parent, and end with it.
 
 from __future__ import annotations
 
+import fcntl
 import os
 import pickle
 import select
 import signal
 from collections.abc import Callable, Iterator
 from contextlib import suppress
-from typing import Any, Generic, NamedTuple, TypeVar
+from typing import Any, Final, Generic, NamedTuple, TypeVar
 
 from overlay import syscalls
 from overlay.closing import Closing
 from overlay.errors import OperationFailed
 
 __all__ = ["Crew", "cores", "work_off"]
+
+_PIPE: Final = 1 << 20
 
 Batch = TypeVar("Batch")
 Answer = TypeVar("Answer")
@@ -83,6 +86,9 @@ class Crew(Closing, Generic[Batch, Answer]):
         # Pipes, for multiprocessing takes longer to import than most layers to be read.
         work, ours = os.pipe()
         theirs, answers = os.pipe()
+        # Each time it is full another process has to run: few times, where that is allowed.
+        with suppress(OSError):
+            fcntl.fcntl(answers, fcntl.F_SETPIPE_SZ, _PIPE)
         pid = os.fork()
         if pid == 0:
             # Whatever happens, only this function's caller may go on as the parent.

@@ -30,6 +30,7 @@ __all__ = [
     "LayerCapabilities",
     "capabilities",
     "directory_beneath",
+    "exists",
     "first_fallthru_stub",
     "open_beneath",
     "top_shortcomings",
@@ -194,6 +195,15 @@ def scan(fd: int) -> Iterator[tuple[bytes, os.stat_result]]:
             except OSError as error:
                 if error.errno not in VANISHED:
                     raise
+
+
+def exists(dirfd: int, name: bytes) -> bool:
+    """Whether a directory has an entry, be it a whiteout."""
+    try:
+        os.stat(name, dir_fd=dirfd, follow_symlinks=False)
+    except FileNotFoundError:
+        return False
+    return True
 
 
 def open_beneath(root: int, path: bytes, flags: int) -> int:

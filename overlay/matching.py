@@ -11,9 +11,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from overlay.dressing import dress
+from overlay.layer import exists
 from overlay.stack import Directory, Stack
 
-__all__ = ["exists", "times_kept", "top_directory"]
+__all__ = ["times_kept", "top_directory"]
 
 
 @contextmanager
@@ -41,15 +42,6 @@ def _make_matching(stack: Stack, directory: Directory) -> None:
                     dress(stack, made, each.node)
                     with times_kept(dirfd):
                         stack.aside.put(made, dirfd, name, replace=False)
-
-
-def exists(dirfd: int, name: bytes) -> bool:
-    """Whether a directory of the top has an entry, be it a whiteout."""
-    try:
-        os.stat(name, dir_fd=dirfd, follow_symlinks=False)
-    except FileNotFoundError:
-        return False
-    return True
 
 
 @contextmanager

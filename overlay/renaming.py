@@ -16,10 +16,11 @@ from overlay.copyup import copy_up
 from overlay.credentials import WRITE, Credentials, failure
 from overlay.dressing import dress
 from overlay.entries import is_empty, lower_has, may_create, may_delete
+from overlay.layer import exists
 from overlay.linkup import forget_name
 from overlay.lookup import Walker
 from overlay.marks import Whiteout, set_opaque
-from overlay.matching import exists, top_directory
+from overlay.matching import top_directory
 from overlay.stack import Directory, Stack, Target
 from overlay.syscalls import RENAME_EXCHANGE, RENAME_NOREPLACE, RENAME_WHITEOUT
 from overlay.view import Node

@@ -15,7 +15,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 
-from overlay import images, kernel, workdir
+from overlay import images, workdir
 from overlay.errors import OperationFailed, TopInUse
 from overlay.layer import Layer, open_beneath, scan
 from overlay.markvalues import NO_XATTR
@@ -89,6 +89,9 @@ def primed_layers(top: str, bottoms: Sequence[str], work: str | None) -> Iterato
     namespaces and detached ones too, and notes on the work directory, before the first
     stub exists, that the top may hold stubs.  Raises TopInUse and what mounting raises.
     """
+    # What removes trees or opens bottoms does not mount.
+    from overlay import kernel
+
     os.close(kernel.open_overlay(kernel.Overlay(tuple(bottoms), top, work, "fallthru")))
     with ExitStack() as stack:
         # Not private: nothing can be renamed between two copies of a mount.

@@ -24,7 +24,7 @@ from overlay.archives.item import (
     Limits,
     check_name,
 )
-from overlay.copyup import copy_data
+from overlay.copydata import copy_data
 from overlay.errors import Refused
 from overlay.layer import open_beneath
 from overlay.marks import (

@@ -12,9 +12,9 @@ import stat
 from collections.abc import Callable
 from dataclasses import replace
 from operator import itemgetter
-from typing import Final, NamedTuple
+from typing import Final, NamedTuple, cast
 
-from overlay.archives.item import Item, check_name, of_stat
+from overlay.archives.item import WHITEOUT_PREFIX, Item, check_name, of_stat
 from overlay.archives.source import Child, TopSource
 from overlay.archives.tarwrite import (
     END,
@@ -187,7 +187,7 @@ class _Parts:
                 for child in self._left(spot, left)
             ]
             told.sort(key=itemgetter(0))
-        return [piece for _, pieces in told for piece in pieces]
+        return _joined([piece for _, pieces in told for piece in pieces])
 
     def _left(self, spot: _Spot, names: set[bytes]) -> list[Child]:
         """What is not plain in a directory."""
@@ -213,7 +213,8 @@ class _Parts:
             self._sockets += 1
             return []
         self._count()
-        check_name(path)
+        if name.startswith(WHITEOUT_PREFIX):
+            check_name(path)
         if kind == stat.S_IFDIR:
             if not marks.opaque:
                 return [plain_headers(path, st), _Spot(path)]
@@ -251,6 +252,13 @@ class _Parts:
             pieces.append(opaque_mark(item.path))
         pieces.append(_Spot(item.path, node, whole, item.opaque))
         return pieces
+
+
+def _joined(pieces: list[_Piece]) -> list[_Piece]:
+    """Pieces, with bytes that follow each other as one."""
+    if all(isinstance(piece, bytes) for piece in pieces):
+        return [b"".join(cast("list[bytes]", pieces))]
+    return pieces
 
 
 def _content(name: bytes, path: bytes, size: int) -> bytes:

@@ -118,15 +118,32 @@ def plain_headers(path: bytes, st: os.stat_result, target: bytes = b"") -> bytes
         item = of_stat(path, st)
         item.target = target
         return headers(item)
-    owner = _owner(stat.S_IMODE(mode), st.st_uid, st.st_gid)
+    owner = _owner(mode & 0o7777, st.st_uid, st.st_gid)
     rest = _rest(_TYPES[kind], target, st.st_rdev if kind in _DEVICES else 0)
-    header = _header(name, owner, b"%011o\0%011o\0" % (size, seconds), rest)
-    if not nanoseconds:
-        return header
-    time = (b"%d.%09d" % (seconds, nanoseconds)).rstrip(b"0")
-    # _record() of it, whose length always has two digits.
-    body = b"%d mtime=%b\n" % (len(time) + 10, time)
-    return _extended(path, body) + header
+    numbers = b"%011o\0%011o\0" % (size, seconds)
+    if not nanoseconds or len(path) > _PAX_PATH:
+        header = _header(name, owner, numbers, rest)
+        return header if not nanoseconds else _extended(path, _time(seconds, nanoseconds)) + header
+    # What _extended() and _header() make, at once: nearly all of an export's time goes here.
+    body = _time(seconds, nanoseconds)
+    extended = _extended_by(len(body))
+    named = _sum(path)
+    checksum = named + (_SLASH if kind == stat.S_IFDIR else 0) + _sum(numbers)
+    return b"".join(
+        (
+            _PAX_NAME,
+            path.ljust(100 - len(_PAX_NAME), b"\0"),
+            extended.text,
+            b"%06o\0 " % (named + extended.sum),
+            _PAX_REST.text,
+            body.ljust(_BLOCK, b"\0"),
+            name.ljust(100, b"\0"),
+            owner.text,
+            numbers,
+            b"%06o\0 " % (checksum + owner.sum + rest.sum + _SPACES),
+            rest.text,
+        )
+    )
 
 
 def padding(size: int) -> bytes:
@@ -187,6 +204,31 @@ def _pax_numbers(size: int) -> bytes:
     return b"%011o\0%011o\0" % (size, 0)
 
 
+@lru_cache(maxsize=1024)
+def _extended_by(size: int) -> _Field:
+    """What is between the names and the checksums of PAX headers with so long records.
+
+    Its sum is that of all but the path.
+    """
+    text = _PAX_OWNER.text + _pax_numbers(size)
+    return _Field(text, sum(_PAX_NAME) + sum(text) + _PAX_REST.sum + _SPACES)
+
+
+def _sum(text: bytes) -> int:
+    # The lower half of an Adler-32 is one and the sum of the bytes, where that is below 65521.
+    return (zlib.adler32(text) & 0xFFFF) - 1
+
+
+def _time(seconds: int, nanoseconds: int) -> bytes:
+    """:func:`_record` of a time that is no whole number of seconds: its length has two digits."""
+    time = (b"%d.%09d" % (seconds, nanoseconds)).rstrip(b"0")
+    return b"%d mtime=%b\n" % (len(time) + 10, time)
+
+
+#: What PAX headers are called: this, and the end of the path.
+_PAX_NAME: Final = b"PaxHeaders/"
+_PAX_PATH: Final = 80
+_SLASH: Final = ord("/")
 _PAX_OWNER: Final = _owner(0o644, 0, 0)
 _PAX_REST: Final = _rest(b"x", b"", 0)
 _MARK_OWNER: Final = _owner(stat.S_IMODE(_MARK), 0, 0)
@@ -198,15 +240,14 @@ _SPACES: Final = sum(b" " * 8)
 
 def _extended(path: bytes, body: bytes) -> bytes:
     """What comes before the header of ``path`` if it has records: ``body``."""
-    header = _header(b"PaxHeaders/" + path[-80:], _PAX_OWNER, _pax_numbers(len(body)), _PAX_REST)
+    header = _header(_PAX_NAME + path[-_PAX_PATH:], _PAX_OWNER, _pax_numbers(len(body)), _PAX_REST)
     return header + body + padding(len(body))
 
 
 def _header(path: bytes, owner: _Field, numbers: bytes, rest: _Field) -> bytes:
     """A header; ``numbers`` are its size and time."""
     path = path[:100]
-    # The lower half of an Adler-32 is one and the sum of the bytes, where that is below 65521.
-    varies = (zlib.adler32(path + numbers) & 0xFFFF) - 1
+    varies = _sum(path) + _sum(numbers)
     return b"%b%b%b%06o\0 %b" % (
         path.ljust(100, b"\0"),
         owner.text,

@@ -74,9 +74,6 @@ def export(
       fallthru export --top /srv/top -o layer.tar.zst --json | jq -r .digest
       fallthru export --top /srv/top --format overlay --marks user --whiteouts xattr -o /srv/layer
     """
-    from overlay.archives.sink import AufsNames, OverlayMarks
-    from overlay.marks import MarkFamily, Whiteout
-
     layers = named_layers(
         "export", mount_point, top, bottoms, userxattr=userxattr, bottoms_needed=False
     )
@@ -89,6 +86,9 @@ def export(
         return
     if compress is not None:
         raise click.UsageError("--compress is for --format oci")
+    from overlay.archives.sink import AufsNames, OverlayMarks
+    from overlay.marks import MarkFamily, Whiteout
+
     style: Style = AufsNames()
     if kind == "overlay":
         style = OverlayMarks(MarkFamily(marks), Whiteout(whiteouts))
@@ -106,7 +106,7 @@ def _compression(output: str, named: str | None) -> Compression:
 
 
 def _tar(layers: NamedLayers, output: str, compression: Compression, as_json: bool) -> None:
-    from overlay.archives.archive import export_tar
+    from overlay.archives.tarexport import export_tar
 
     with progress_shown(as_json) as progress:
         done = export_tar(

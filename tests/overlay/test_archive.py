@@ -16,7 +16,6 @@ import pytest
 from overlay.archives.archive import (
     Format,
     export_directory,
-    export_tar,
     import_directory,
     import_tar,
 )
@@ -24,6 +23,7 @@ from overlay.archives.compressed import Compression
 from overlay.archives.ociimage import import_image
 from overlay.archives.sink import AufsNames, OverlayMarks
 from overlay.archives.source import top_items
+from overlay.archives.tarexport import export_tar
 from overlay.archives.tarwrite import END, headers, opaque_mark, whiteout, write_content
 from overlay.errors import FallthruError, Refused
 from overlay.layer import Layer

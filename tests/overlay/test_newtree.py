@@ -11,7 +11,7 @@ from functools import partial
 import pytest
 
 from overlay import freeze
-from overlay.archives import archive
+from overlay.archives import archive, tarexport
 from overlay.archives.sink import OverlayMarks
 from overlay.committing import merge
 from overlay.errors import Refused
@@ -26,7 +26,7 @@ def make_squash(layers: Layers, out: str) -> None:
 
 
 def make_tar(layers: Layers, out: str) -> None:
-    archive.export_tar(str(layers.bottom), out)
+    tarexport.export_tar(str(layers.bottom), out)
 
 
 def make_directory(layers: Layers, out: str) -> None:
