@@ -12,11 +12,15 @@ __all__ = ["copy_times"]
 
 
 def copy_times(source: Layer, to: Layer, chosen: Callable[[bytes], bool]) -> None:
-    """Give the ``chosen`` directories of ``to`` the times that ``source`` has there."""
+    """Give the ``chosen`` directories of ``to`` the times that ``source`` has there.
+
+    Nobody else changes either.
+    """
     pending = [b""]
     while pending:
         path = pending.pop()
-        with source.directory(path) as fd:
+        fd = source.open_sibling(path)
+        try:
             if path and chosen(path):
                 _copy(path, os.fstat(fd), to)
             with os.scandir(fd) as found:
@@ -26,11 +30,13 @@ def copy_times(source: Layer, to: Layer, chosen: Callable[[bytes], bool]) -> Non
                     for entry in found
                     if entry.is_dir(follow_symlinks=False)
                 ]
+        finally:
+            os.close(fd)
 
 
 def _copy(path: bytes, st: os.stat_result, to: Layer) -> None:
     try:
-        fd = to.open_dir(path)
+        fd = to.open_sibling(path)
     except OSError as error:
         if error.errno in VANISHED:
             return  # left out, or it shows nothing of its own

@@ -18,7 +18,7 @@ from overlay.inodeflags import copy_unprotecting_flags, mark_protected, protect,
 from overlay.layer import VANISHED, exists, open_beneath
 from overlay.markvalues import NO_XATTR, is_private
 from overlay.text import printable
-from overlay.view import Node, View
+from overlay.view import Node, Place, View
 
 __all__ = ["Duplicator", "Tree", "set_times"]
 
@@ -27,12 +27,16 @@ _PRESENT: Final = os.O_RDONLY | os.O_DIRECTORY
 
 
 class Duplicator:
-    """Copies of what ``view`` shows; ``on_top``, what protects an inode becomes a mark."""
+    """Copies of what ``view`` shows; ``on_top``, what protects an inode becomes a mark.
 
-    def __init__(self, view: View, *, on_top: bool = False) -> None:
+    ``top_rests``: nothing is moved in the uppermost layer meanwhile.
+    """
+
+    def __init__(self, view: View, *, on_top: bool = False, top_rests: bool = False) -> None:
         self.view = view
         self.family = view.family
         self.on_top = on_top
+        self._top_rests = top_rests
 
     def make(self, node: Node, dirfd: int, name: bytes) -> int:
         """A copy of ``node`` as the new entry ``name``; of a directory, an empty one.
@@ -79,7 +83,7 @@ class Duplicator:
                 f"the data of {printable(node.places[0].path)} is gone from the bottoms",
                 hint="fallthru check tells which fallthrus are broken",
             )
-        source = self.view.open_data(node.data)
+        source = self._open_data(node.data)
         try:
             if node.st.st_size:
                 copy_data(source, copy, node.st.st_size)
@@ -87,6 +91,11 @@ class Duplicator:
             return copy_unprotecting_flags(source, copy) | self._protected(node)
         finally:
             os.close(source)
+
+    def _open_data(self, place: Place) -> int:
+        if self._top_rests and place.layer == 0:
+            return self.view.layers[0].open_sibling(place.path, os.O_RDONLY | os.O_NONBLOCK)
+        return self.view.open_data(place)
 
     def _protected(self, node: Node) -> int:
         """IMMUTABLE and APPEND where an overlay keeps them, as a mark."""

@@ -104,8 +104,8 @@ class Layer(Closing):
         """A readable descriptor on the directory ``path``; it belongs to the caller."""
         return open_beneath(self.fd, path, _DIRECTORY)
 
-    def open_sibling(self, path: bytes) -> int:
-        """:meth:`open_dir` for walks that come to all directories of one parent in a row.
+    def open_sibling(self, path: bytes, flags: int = _DIRECTORY) -> int:
+        """:meth:`open_file` for walks that come to everything in one directory in a row.
 
         From the second on they are found from their parent, which is kept open: that takes
         half as long as the whole path.  It stays the same directory, whatever is moved to
@@ -113,15 +113,15 @@ class Layer(Closing):
         """
         above, _, name = path.rpartition(b"/")
         if not above:
-            return self.open_dir(path)
+            return self.open_file(path, flags)
         if above != self._parent:
             if self._parent_fd >= 0:
                 os.close(self._parent_fd)
             self._parent, self._parent_fd = above, -1
-            return self.open_dir(path)
+            return self.open_file(path, flags)
         if self._parent_fd < 0:
             self._parent_fd = self.open_dir(above)
-        return os.open(name, _DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=self._parent_fd)
+        return os.open(name, flags | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=self._parent_fd)
 
     def directory(self, path: bytes = b"") -> AbstractContextManager[int]:
         """:meth:`open_dir`, closed at the end."""

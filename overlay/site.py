@@ -14,9 +14,9 @@ import json
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
 from itertools import groupby
-from typing import Any, Final
+from operator import attrgetter
+from typing import Any, Final, NamedTuple
 
 from overlay import syscalls
 from overlay.errors import Refused
@@ -37,8 +37,7 @@ _BATCH_ENTRIES: Final = 2000
 _BATCH_BYTES: Final = 256 << 20
 
 
-@dataclass(frozen=True, slots=True)
-class _Ready:
+class _Ready(NamedTuple):
     """A copy, and where it belongs."""
 
     made: bytes
@@ -76,7 +75,7 @@ class Site:
         if not self._ready:
             return
         syscalls.syncfs(self.fd)
-        for directory, ready in groupby(self._ready, key=lambda each: each.directory):
+        for directory, ready in groupby(self._ready, key=attrgetter("directory")):
             fd = self.reach(directory)
             try:
                 before = os.fstat(fd)

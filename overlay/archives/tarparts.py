@@ -216,10 +216,7 @@ class _Parts:
         if name.startswith(WHITEOUT_PREFIX):
             check_name(path)
         if kind == stat.S_IFDIR:
-            if not marks.opaque:
-                return [plain_headers(path, st), _Spot(path)]
-            self._count()
-            return [plain_headers(path, st), opaque_mark(path), _Spot(path, opaque=True)]
+            return self._nested(plain_headers(path, st), _Spot(path, opaque=marks.opaque))
         target = os.readlink(base + name) if kind == stat.S_IFLNK else b""
         size = st.st_size if kind == stat.S_IFREG else 0
         if st.st_nlink > 1 or size > _SMALL:
@@ -246,12 +243,13 @@ class _Parts:
             inode = (node.st.st_dev, node.st.st_ino) if node.st.st_nlink > 1 else None
             # How to open it cannot be sent.
             return [_Later(replace(item, content=None), inode, node.data)]
-        pieces: list[_Piece] = [headers(item)]
-        if item.opaque:
-            self._count()
-            pieces.append(opaque_mark(item.path))
-        pieces.append(_Spot(item.path, node, whole, item.opaque))
-        return pieces
+        return self._nested(headers(item), _Spot(item.path, node, whole, item.opaque))
+
+    def _nested(self, header: bytes, spot: _Spot) -> list[_Piece]:
+        if not spot.opaque:
+            return [header, spot]
+        self._count()
+        return [header, opaque_mark(spot.path), spot]
 
 
 def _joined(pieces: list[_Piece]) -> list[_Piece]:

@@ -19,9 +19,9 @@ from typing import Final, NamedTuple
 
 from overlay import syscalls
 from overlay.committing.links import Links
-from overlay.committing.steps import Kept, Removal, Step, steps
-from overlay.differences.changes import Difference, Kind, chosen
-from overlay.differences.comparing import Aspect, length
+from overlay.committing.steps import BOTTOM, Kept, Removal, Showing, Step, steps
+from overlay.differences.changes import chosen
+from overlay.differences.comparing import length
 from overlay.directorytimes import copy_times
 from overlay.duplicate import Duplicator
 from overlay.layer import Layer
@@ -32,8 +32,6 @@ from overlay.view import Node, OpenDirectory, View
 
 __all__ = ["Applied", "Applier"]
 
-#: The number of the bottom that is changed, in the view of all layers.
-_BOTTOM: Final = 1
 #: Files up to this size are copied by whoever finds them; too much would fill the disk.
 _SMALL: Final = 64 << 10
 #: Progress is told after so many entries.
@@ -86,7 +84,7 @@ class Applier:
         self._selection = selection
         self._skip = skip
         self._progress = progress
-        self._duplicator = Duplicator(view)
+        self._duplicator = Duplicator(view, top_rests=True)
         self._now_root, self._was_root = view.root(0), view.root(1)
         self._alone = view.merged == 2
         self._links = Links(view, bottom, self._duplicator, self._chosen, index_fd)
@@ -139,9 +137,9 @@ class Applier:
         if isinstance(step, Removal):
             return None
         now, path = step.now, step.path
-        if now is None or not stat.S_ISREG(now.st.st_mode) or now.st.st_size > _SMALL:
+        if not stat.S_ISREG(now.st.st_mode) or now.st.st_size > _SMALL:
             return None
-        if not self._chosen(path) or self._is_attributes_only(step) or Links.suit(now):
+        if not self._chosen(path) or step.attributes_only or Links.suit(now):
             return None
         made = temporary_name()
         flags = self._duplicator.make(now, self._site.fd, made)
@@ -165,24 +163,24 @@ class Applier:
 
     def _apply(self, step: Step) -> bool:
         try:
-            if isinstance(step, Removal):
-                self._remove(step)
-            elif step.now is not None:
-                return self._show(step, step.now)
+            if not isinstance(step, Removal):
+                return self._show(step)
+            self._remove(step)
         except _NoDirectory:
             return False
         return True
 
-    def _show(self, difference: Difference, now: Node) -> bool:
+    def _show(self, step: Showing) -> bool:
         """Have the bottom show what is new or has changed."""
+        path, now = step.path, step.now
         if now.is_dir:
-            self._directory(difference, now)
-        elif self._is_attributes_only(difference):
-            self._redress(difference.path, now)
-        elif not self._links.takes(difference.path, now):
+            self._directory(step)
+        elif step.attributes_only:
+            self._redress(path, now)
+        elif not self._links.takes(path, now):
             made = temporary_name()
             flags = self._duplicator.make(now, self._site.fd, made)
-            return self._put(_Copy(difference.path, made, length(now), flags))
+            return self._put(_Copy(path, made, length(now), flags))
         return True
 
     # --------------------------------------------------------------- directories
@@ -215,14 +213,13 @@ class Applier:
             os.close(self._kept[1])
             self._kept = None
 
-    def _directory(self, difference: Difference, now: Node) -> None:
-        path, was = difference.path, difference.was
-        if was is None or not was.is_dir:
-            self._make_directory(path, now)
+    def _directory(self, step: Showing) -> None:
+        if not step.over_directory:
+            self._make_directory(step.path, step.now)
             return
-        fd = self._reach(path)
+        fd = self._reach(step.path)
         try:
-            self._duplicator.dress(now, fd, replace=True)
+            self._duplicator.dress(step.now, fd, replace=True)
         finally:
             os.close(fd)
 
@@ -256,7 +253,7 @@ class Applier:
         parent = self._view.find(self._was_root, above)
         if parent is None or not parent.is_dir:
             return None
-        lower = tuple(place for place in parent.places if place.layer > _BOTTOM)
+        lower = tuple(place for place in parent.places if place.layer > BOTTOM)
         with OpenDirectory(self._view, lower) as directory:
             return directory.lookup(name)
 
@@ -273,14 +270,6 @@ class Applier:
             os.rename(name, temporary_name(), src_dir_fd=fd, dst_dir_fd=self._site.fd)
         else:
             os.unlink(name, dir_fd=fd)
-
-    @staticmethod
-    def _is_attributes_only(difference: Difference) -> bool:
-        """Whether it can be done to the bottom's file itself, for it has no other name."""
-        was, change = difference.was, difference.change
-        if was is None or change.kind is not Kind.CHANGED or Aspect.CONTENT in change.what:
-            return False
-        return was.places[0].layer == _BOTTOM and was.st.st_nlink == 1
 
     def _redress(self, path: bytes, now: Node) -> None:
         with self._bottom.parent(path) as (dirfd, name):

@@ -11,15 +11,20 @@ import os
 import pickle
 import zlib
 from collections.abc import Callable, Generator
-from typing import NamedTuple, TypeVar
+from typing import Any, Final, NamedTuple, TypeVar
 
 from overlay.closing import Closing
-from overlay.differences.difference import Difference
+from overlay.differences.comparing import Aspect
+from overlay.differences.difference import Difference, Kind
 from overlay.helpers import cores
 from overlay.orderedpool import Budget, Result, Task, ordered
 from overlay.selection import Selection
+from overlay.view import Node, Place
 
-__all__ = ["Kept", "Removal", "Step", "pack", "steps"]
+__all__ = ["BOTTOM", "Kept", "Removal", "Showing", "Step", "pack", "steps"]
+
+#: The number of the bottom that is changed, in the view of all layers.
+BOTTOM: Final = 1
 
 Answer = TypeVar("Answer")
 
@@ -31,25 +36,69 @@ class Removal(NamedTuple):
     was_dir: bool
 
 
-Step = Difference | Removal
+class Showing(NamedTuple):
+    """Something that the bottom has to show: ``now``.
+
+    ``over_directory``: a directory is there.  ``attributes_only``: it can be done to the
+    bottom's own file or directory, for its content is the same, and it has no other name.
+    """
+
+    path: bytes
+    now: Node
+    over_directory: bool
+    attributes_only: bool
+
+
+Step = Showing | Removal
 
 
 def steps(found: list[Difference], selection: Selection) -> list[Step]:
     """What differences mean for a commit; what goes is told even if it is not chosen."""
     told: list[Step] = []
     for each in found:
+        was = each.was
+        over_directory = was is not None and was.is_dir
         if each.now is None:
-            told.append(Removal(each.path, each.was is not None and each.was.is_dir))
+            told.append(Removal(each.path, over_directory))
         elif selection.takes(each.path):
-            told.append(each)
+            told.append(Showing(each.path, each.now, over_directory, _attributes_only(each)))
     return told
+
+
+def _attributes_only(difference: Difference) -> bool:
+    was, change = difference.was, difference.change
+    if was is None or change.kind is not Kind.CHANGED or Aspect.CONTENT in change.what:
+        return False
+    return was.places[0].layer == BOTTOM and was.st.st_nlink == 1
 
 
 def pack(told: list[Step]) -> bytes:
     """Steps as :meth:`Kept.add` takes them; empty if there are none."""
     if not told:
         return b""
-    return zlib.compress(pickle.dumps(told, pickle.HIGHEST_PROTOCOL), 1)
+    # Each named tuple would take a call of a Python function to be packed.
+    plain = [tuple(each) if isinstance(each, Removal) else _flat(each) for each in told]
+    return zlib.compress(pickle.dumps(plain, pickle.HIGHEST_PROTOCOL), 1)
+
+
+def _flat(step: Showing) -> tuple[Any, ...]:
+    path, (st, marks, places, data), over_directory, attributes_only = step
+    where = [tuple(place) for place in places]
+    return path, over_directory, attributes_only, st, marks, where, data and tuple(data)
+
+
+def _unpack(packed: bytes) -> list[Step]:
+    told: list[Step] = []
+    # Only this process and those it forked can have written them.
+    for plain in pickle.loads(zlib.decompress(packed)):
+        if len(plain) == 2:
+            told.append(Removal(*plain))
+            continue
+        path, over_directory, attributes_only, st, marks, where, data = plain
+        places = tuple([Place(*place) for place in where])
+        now = Node(st, marks, places, data and Place(*data))
+        told.append(Showing(path, now, over_directory, attributes_only))
+    return told
 
 
 class Kept(Closing):
@@ -126,5 +175,4 @@ class _Replay:
             if not more:
                 raise EOFError("the kept steps of a commit end too early")
             packed += more
-        # Only this process and those it forked can have written them.
-        return Result(self._choose(pickle.loads(zlib.decompress(packed))))
+        return Result(self._choose(_unpack(packed)))

@@ -123,6 +123,10 @@ def renameat2(
     old_dirfd: int, old_name: Path, new_dirfd: int, new_name: Path, flags: int = 0
 ) -> None:
     """rename(2) by directory and name, with RENAME_* flags; EINVAL if a file system lacks one."""
+    if not flags:
+        # Without flags it is renameat(), which Python has, and calls twice as fast.
+        os.rename(old_name, new_name, src_dir_fd=old_dirfd, dst_dir_fd=new_dirfd)
+        return
     check(
         libc.renameat2(
             ctypes.c_int(old_dirfd),
@@ -171,6 +175,15 @@ class _Statx(ctypes.Structure):
     )
 
 
+# A commit asks when each thing on the top was born, so it has a prototype, as openat2 has.
+_statx = libc["statx"]
+_statx.argtypes = (
+    *(ctypes.c_int, ctypes.c_char_p, ctypes.c_int, ctypes.c_uint),
+    ctypes.POINTER(_Statx),
+)
+_STATX_MASK = STATX_BASIC_STATS | STATX_BTIME | STATX_MNT_ID
+
+
 class Statx(NamedTuple):
     """The part of statx(2) that os.stat lacks.
 
@@ -190,17 +203,7 @@ class Statx(NamedTuple):
 def statx(dirfd: int, path: Path, flags: int = AT_SYMLINK_NOFOLLOW) -> Statx:
     """What only statx(2) tells of a file; AT_EMPTY_PATH with "" for the descriptor itself."""
     buffer = _Statx()
-    mask = STATX_BASIC_STATS | STATX_BTIME | STATX_MNT_ID
-    check(
-        libc.statx(
-            ctypes.c_int(dirfd),
-            os.fsencode(path),
-            ctypes.c_int(flags),
-            ctypes.c_uint(mask),
-            ctypes.byref(buffer),
-        ),
-        path,
-    )
+    check(_statx(dirfd, os.fsencode(path), flags, _STATX_MASK, buffer), path)
     born = buffer.stx_btime
     return Statx(
         mnt_id=buffer.stx_mnt_id if buffer.stx_mask & STATX_MNT_ID else 0,
