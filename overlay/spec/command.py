@@ -35,7 +35,8 @@ class CommandTarget:
 
     words: tuple[str, ...]
     title: str = ""
-    _servers: dict[str, subprocess.Popen[bytes]] = field(default_factory=dict)
+    #: By mount point, those of mounts that cover others last.
+    _servers: dict[str, list[subprocess.Popen[bytes]]] = field(default_factory=dict)
 
     @classmethod
     def parse(cls, text: str, title: str = "") -> CommandTarget:
@@ -74,7 +75,7 @@ class CommandTarget:
                 stderr=subprocess.PIPE,
                 start_new_session=True,
             )
-            self._servers[mnt] = server
+            self._servers.setdefault(mnt, []).append(server)
             try:
                 self._await_mount(server, mounts.fileno(), mnt, before)
             except BaseException:
@@ -123,8 +124,8 @@ class CommandTarget:
             syscalls.umount2(mnt)
         except OSError as error:
             # A command that mounts and exits may not have let go of its mount yet.
-            server = self._servers.get(mnt)
-            if error.errno != errno.EBUSY or server is None or not _ends(server):
+            servers = self._servers.get(mnt)
+            if error.errno != errno.EBUSY or not servers or not _ends(servers[-1]):
                 raise
             syscalls.umount2(mnt)
         self._end(mnt, kill=False)
@@ -134,9 +135,12 @@ class CommandTarget:
             _await_children()
 
     def _end(self, mnt: str, *, kill: bool) -> None:
-        server = self._servers.pop(mnt, None)
-        if server is None:
+        servers = self._servers.get(mnt)
+        if not servers:
             return
+        server = servers.pop()
+        if not servers:
+            del self._servers[mnt]
         if server.stderr is not None:
             server.stderr.close()
         if kill:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +18,7 @@ from overlay.spec.targets import (
     Target,
     parse_target,
 )
+from tests.conftest import Layers
 from tests.fsimages import loop_filesystem
 from tests.spec.test_runner import LACKING, QUICK
 
@@ -59,23 +61,45 @@ def test_a_helper_that_binds_the_bottom_fails(tmp_path: Path) -> None:
     assert counts(results)["failed"] == len(EXAMPLES)
 
 
-@pytest.mark.usefixtures("root")
-def test_a_server_in_the_foreground_is_ended_with_its_mount(tmp_path: Path) -> None:
-    # Serves until its mount is gone, as a FUSE file system does; told by the mount table.
+def in_the_foreground(path: Path) -> CommandTarget:
+    """Serves until its mount is gone, as a FUSE file system does; told by the mount table."""
     served = (
+        'others=$(grep -c " $4 " /proc/self/mountinfo)\n'
         'mount -t overlay overlay -o "lowerdir=$1,upperdir=$2,workdir=$3" "$4"\n'
         'exec python3 -c "\n'
         "import select, sys\n"
         "with open('/proc/self/mountinfo') as table:\n"
         "    waiter = select.poll()\n"
         "    waiter.register(table, select.POLLPRI)\n"
-        "    while sys.argv[1] in table.read():\n"
+        "    while table.read().count(sys.argv[1]) > int(sys.argv[2]):\n"
         "        waiter.poll()\n"
-        '        table.seek(0)\n" "$4"'
+        '        table.seek(0)\n" " $4 " "$others"'
     )
-    target = CommandTarget.parse(script(tmp_path / "server", served))
-    results = runner.run(EXAMPLES[:3], [target])
+    return CommandTarget.parse(script(path, served))
+
+
+@pytest.mark.usefixtures("root")
+def test_a_server_in_the_foreground_is_ended_with_its_mount(tmp_path: Path) -> None:
+    results = runner.run(EXAMPLES[:3], [in_the_foreground(tmp_path / "server")])
     assert counts(results) == {"kept": 3}
+
+
+def test_servers_at_one_place_are_each_ended_with_its_own_mount(
+    tmp_path: Path, layers: Layers
+) -> None:
+    target = in_the_foreground(tmp_path / "server")
+    children = Path(f"/proc/self/task/{threading.get_native_id()}/children")
+    before = children.read_text().split()
+    for number in ("1", "2"):
+        for directory in (layers.top / number, layers.work / number):
+            directory.mkdir()
+        places = (layers.top / number, layers.work / number, layers.mnt)
+        target.mount((str(layers.bottom),), *map(str, places))
+    first = children.read_text().split()[len(before)]  # the oldest come first
+    target.unmount(str(layers.mnt))
+    assert children.read_text().split() == [*before, first]
+    target.unmount(str(layers.mnt))
+    assert children.read_text().split() == before
 
 
 @dataclass(frozen=True)
