@@ -12,6 +12,7 @@ from overlay.cli.layers import (
     bottoms_option,
     emit_json,
     json_option,
+    named_twice,
     unmounted_top_option,
     userxattr_option,
 )
@@ -92,10 +93,7 @@ def _suspect(
 
     if mount_point is not None:
         if top or bottoms or work or index or userxattr:
-            raise UsageError(
-                "a mount point was given, and layers too",
-                hint="leave the layers out: the mount names its own",
-            )
+            raise named_twice(mount_point)
         return suspect_at(mount_point)
     if top is None or not bottoms:
         raise UsageError(

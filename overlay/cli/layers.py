@@ -27,6 +27,7 @@ __all__ = [
     "key_value",
     "marks_option",
     "named_layers",
+    "named_twice",
     "progress_shown",
     "required_bottoms_option",
     "selection_options",
@@ -153,10 +154,7 @@ def named_layers(
             )
         return NamedLayers(top, bottoms, (), work, "user" if userxattr else "trusted")
     if top is not None or bottoms or userxattr or work is not None:
-        raise UsageError(
-            "a mount point was given, and layers too",
-            hint="leave out --top, --bottom, --work and --userxattr: the mount names its own",
-        )
+        raise named_twice(mount_point)
     from overlay.mountinfo import overlay_at
 
     mount = overlay_at(mount_point)
@@ -173,6 +171,14 @@ def named_layers(
             )
     return NamedLayers(
         mount.top, mount.bottoms, mount.data_bottoms, mount.work, mount.family, mount.mount_point
+    )
+
+
+def named_twice(mount_point: str) -> UsageError:
+    """For layers that were given beside a mount point, or what was taken for one."""
+    return UsageError(
+        f"{printable(mount_point)} was given as a mount point, and layers too",
+        hint="leave the layers out: a mount names its own; a top that is not mounted is --top DIR",
     )
 
 

@@ -166,7 +166,7 @@ def test_marks_of_a_user_namespace(layers: Layers) -> None:
         ((), "which layers?"),
         (("--top", "/"), "which layers?"),
         (("--bottom", "/"), "which layers?"),
-        (("/", "--top", "/"), "a mount point was given, and layers too"),
+        (("/", "--top", "/"), "/ was given as a mount point, and layers too"),
         (("--top", "/nonexistent", "--bottom", "/usr"), "no directory at /nonexistent"),
         (("--top", "/proc/version", "--bottom", "/usr"), "no directory at /proc/version"),
         (("/proc",), "no overlay at /proc"),
