@@ -1,4 +1,4 @@
-"""The guests that tests share end with them."""
+"""The guests that tests share: asked ahead for what takes minutes, and ended with the tests."""
 
 from __future__ import annotations
 
@@ -10,9 +10,23 @@ from tests.processes import children, wait_gone
 from tests.vm.guests import end_guests
 
 
+def pytest_collection_finish(session: pytest.Session) -> None:
+    """What takes a guest minutes begins now, beside the tests of this machine's kernel."""
+    if not session.config.option.collectonly:
+        for item in session.items:
+            asked = item.get_closest_marker("ahead")
+            if asked and isinstance(item, pytest.Function) and hasattr(item, "callspec"):
+                asked.kwargs["ask"](**item.callspec.params)
+
+
 @pytest.fixture(scope="session", autouse=True)
 def shared_guests() -> Iterator[None]:
     yield
     end_guests()
     for pid in children():  # what a machine leaves becomes this process's (tests/conftest.py)
         wait_gone(pid)
+
+
+def pytest_sessionfinish() -> None:
+    """Also where no test of this directory ran after all."""
+    end_guests()

@@ -10,17 +10,18 @@ where it has mounts of its own, empty /tmp, /var/tmp and /dev/shm, and finds no 
 a command before it.  Only tests about booting, dying and time limits take `in_fresh_guest`.
 A boot under emulation takes 10 s and the compiling of probes 30 to 60 s, so let one command
 answer as many questions as it can, and keep its output for several tests (`functools.cache`,
-as `judged` does) rather than run it once for each.
+as `judged` does) rather than run it once for each.  What takes minutes all the same is asked
+ahead: a test with the mark `ahead`, whose argument is called with the test's parameters when
+all tests are collected, gives it to `ask_ahead`.
 
 What cannot be had in bounded time is skipped with the reason, and asked for once only:
 builds that take longer than 10 minutes or lack the network, guests that do not come up in
-two minutes; and, where FALLTHRU_VM_SECONDS says how long guests may take in all, every
-test after that; and every test after FALLTHRU_VM_UNTIL, a time in seconds since 1970.
+two minutes; and, where FALLTHRU_VM_SECONDS says how long tests may wait for guests in all,
+every test after that; and what has no answer at FALLTHRU_VM_UNTIL, in seconds since 1970.
 """
 
 from __future__ import annotations
 
-import base64
 import functools
 import json
 import os
@@ -38,46 +39,55 @@ import pytest
 from overlay.spec import kernels
 from overlay.spec.runner import Result
 from tests.fsimages import IMAGE_PREFIX, make_image
-from tests.running import REPOSITORY
+from tests.vm.serving import VM, Guest, Request
 
 __all__ = [
     "VM",
+    "ask_ahead",
     "booted",
     "clean",
     "disk",
+    "end_guest",
     "end_guests",
     "in_fresh_guest",
     "in_guest",
+    "judge_ahead",
     "judged",
     "need",
     "seen_by",
     "serving",
 ]
 
-VM: Final = REPOSITORY / "scripts" / "vm"
 _BUILT_ON_DEMAND: Final = {"1": {"uml", "debian-6.12"}, "all": set(kernels.KERNELS)}
 _BUILDING: Final = 600  # seconds, on two cores it takes two minutes
 _BOOTING: Final = 120  # seconds, on two cores it takes 3 to 15
 _JUDGING: Final = 600  # seconds, on two cores it takes 50 to 80
 _LACKS: Final = 3  # scripts/vm: something is missing, and the message says what
 _TIMED_OUT: Final = 124
+_LATE: Final = "more time than FALLTHRU_VM_UNTIL gives"
+#: The kernel of the guest that is at work while the tests of this machine's own kernel run.
+_BESIDE: Final = "debian-6.12"
 
 #: Seconds that tests have waited for guests, a number for each time.
 _taken: list[float] = []
-#: What runs the guests that are up.
-serving: dict[str, subprocess.Popen[str]] = {}
+#: The guests that are up, by name: those that all tests share by their kernels.
+serving: dict[str, Guest] = {}
+#: What was asked ahead, by kernel and command, and of which guest.
+_ahead: dict[tuple[str, tuple[str, ...]], tuple[Guest, Request]] = {}
 
 
 def need(kernel: str) -> None:
     """Skip unless the guest ``kernel`` is there, or may be built."""
     limit = float(os.environ.get("FALLTHRU_VM_SECONDS", "inf"))
-    until = float(os.environ.get("FALLTHRU_VM_UNTIL", "inf"))
-    late = "more time than FALLTHRU_VM_UNTIL gives"
-    lacking = late if time.time() > until else _lacking(kernel)
+    lacking = _LATE if time.time() > _until() else _lacking(kernel)
     if not lacking and sum(_taken) > limit:
         lacking = f"more time for guests than FALLTHRU_VM_SECONDS ({limit:.0f})"
     if lacking:
         pytest.skip(f"needs: {lacking}")
+
+
+def _until() -> float:
+    return float(os.environ.get("FALLTHRU_VM_UNTIL", "inf"))
 
 
 @contextmanager
@@ -137,10 +147,23 @@ def _ready() -> frozenset[str]:
 
 def in_guest(kernel: str, *command: str, seconds: int = 300) -> subprocess.CompletedProcess[str]:
     """The finished command, run in the guest that all tests share; as `in_fresh_guest`."""
+    ahead = _ahead.get((kernel, command))
+    if ahead is not None:
+        return _answer(*ahead)
     need(kernel)
     if not _comes_up(kernel):
         pytest.skip(f"needs: a machine on which {kernel} boots in {_BOOTING} s")
     return _ask(kernel, command, seconds)
+
+
+def ask_ahead(kernel: str, *command: str, seconds: int = 300) -> None:
+    """Begin with what a test will have of `in_guest`, in a guest of its own.
+
+    Meanwhile come the tests of this machine's own kernel, so it is one guest at once.
+    """
+    if kernel == _BESIDE and (kernel, command) not in _ahead and not _lacking(kernel):
+        guest = _serving(f"{kernel}, beside", kernel)
+        _ahead[kernel, command] = guest, guest.ask(command, seconds)
 
 
 def seen_by(module: str, kernel: str, seconds: int) -> dict[str, Any]:
@@ -159,36 +182,41 @@ def _comes_up(kernel: str) -> bool:
 
 
 def _ask(kernel: str, command: tuple[str, ...], seconds: int) -> subprocess.CompletedProcess[str]:
-    if kernel not in serving:
-        serving[kernel] = subprocess.Popen(
-            (VM, "serve", kernel), stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-        )
-    guest = serving[kernel]
-    assert guest.stdin is not None
-    assert guest.stdout is not None
-    guest.stdin.write(json.dumps({"command": command, "timeout": seconds}) + "\n")
-    guest.stdin.flush()
+    guest = _serving(kernel, kernel)
     try:
-        with _timed():
-            answer: dict[str, Any] = json.loads(guest.stdout.readline())
+        return _answer(guest, guest.ask(command, seconds))
     except BaseException:
-        # As by pytest's own limit: what comes later answers this request, not the next one.
-        del serving[kernel]
-        guest.terminate()
-        guest.communicate()
+        # As by pytest's own limit: the next command need not wait for what took too long.
+        end_guest(kernel)
         raise
-    streams = (
-        base64.b64decode(answer[name]).decode(errors="surrogateescape")
-        for name in ("stdout", "stderr")
-    )
-    return subprocess.CompletedProcess(command, answer["status"], *streams)
+
+
+def _serving(name: str, kernel: str) -> Guest:
+    if name not in serving:
+        serving[name] = Guest(kernel)
+    return serving[name]
+
+
+def _answer(guest: Guest, request: Request) -> subprocess.CompletedProcess[str]:
+    with _timed():
+        in_time = guest.wait(request, _until())
+    if not in_time:
+        pytest.skip(f"needs: {_LATE}")
+    assert request.done is not None
+    return request.done
+
+
+def end_guest(kernel: str) -> None:
+    """Shut down the guest that tests share; the next command boots another."""
+    serving.pop(kernel).end()
+    _comes_up.cache_clear()
 
 
 def end_guests() -> None:
     """Shut down what is up: nothing may be left when the tests end."""
     while serving:
-        _, guest = serving.popitem()
-        guest.communicate()
+        serving.popitem()[1].end()
+    _ahead.clear()
     _comes_up.cache_clear()
 
 
@@ -258,8 +286,17 @@ def clean(image: Path) -> bool:
 @functools.cache
 def judged(kernel: str, targets: tuple[str, ...]) -> tuple[Result, ...]:
     """All clauses on ``targets`` in the guest: one run for all tests that ask."""
-    done = in_guest(kernel, *kernels.command(kernels.Request((), targets)), seconds=_JUDGING)
+    done = in_guest(kernel, *_judging(targets), seconds=_JUDGING)
     if done.returncode == _TIMED_OUT:  # no single clause may take so long (overlay/spec/runner.py)
         pytest.skip(f"needs: a machine on which {kernel} judges all clauses in {_JUDGING} s")
     assert done.returncode == 0, done.stderr
     return tuple(kernels.results(kernel, done.stdout))
+
+
+def judge_ahead(kernel: str, targets: tuple[str, ...]) -> None:
+    """`ask_ahead` for what `judged` will ask."""
+    ask_ahead(kernel, *_judging(targets), seconds=_JUDGING)
+
+
+def _judging(targets: tuple[str, ...]) -> tuple[str, ...]:
+    return tuple(kernels.command(kernels.Request((), targets)))

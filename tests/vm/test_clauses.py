@@ -10,7 +10,7 @@ from overlay.spec import kernels
 from overlay.spec.runner import Result
 from overlay.spec.targets import DEFAULT_TARGETS
 from tests.running import fallthru
-from tests.vm.guests import in_guest, judged, need
+from tests.vm.guests import in_guest, judge_ahead, judged, need
 
 #: The first of all guests: it may have to be built, it boots, and judges all clauses (guests.py).
 pytestmark = pytest.mark.timeout(1500)
@@ -48,6 +48,7 @@ def _problems(kernel: str, results: tuple[Result, ...]) -> list[str]:
     return found
 
 
+@pytest.mark.ahead(ask=judge_ahead)
 @pytest.mark.parametrize(
     ("kernel", "targets"),
     [("uml", DEFAULT_TARGETS), ("debian-6.1", SMOKE), ("debian-6.12", SMOKE), ("debian-7", SMOKE)],

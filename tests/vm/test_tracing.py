@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.vm.guests import in_guest
+from tests.vm.guests import ask_ahead, in_guest
 
 #: It compiles probes under emulation.
 pytestmark = pytest.mark.timeout(900)
@@ -21,11 +21,18 @@ fallthru trace record -o /tmp/trace --mount /tmp/mnt -- \
     sh -c 'for i in $(seq 13); do echo more >>/tmp/mnt/$i; done'
 fallthru trace show --json /tmp/trace
 """
+RECORD = ("sh", "-c", SCRIPT)
+LONGEST = 600
 
 
+def ahead(kernel: str) -> None:
+    ask_ahead(kernel, *RECORD, seconds=LONGEST)
+
+
+@pytest.mark.ahead(ask=ahead)
 @pytest.mark.parametrize("kernel", ["debian-6.1", "debian-6.12", "debian-7"])
 def test_each_copyup_is_seen_once(kernel: str) -> None:
-    done = in_guest(kernel, "sh", "-c", SCRIPT, seconds=600)
+    done = in_guest(kernel, *RECORD, seconds=LONGEST)
     assert done.returncode == 0, done.stderr
     spans = json.loads(done.stdout)["spans"]
     # Backends that see functions tell of the opens that needed them as well.

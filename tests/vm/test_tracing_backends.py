@@ -4,20 +4,30 @@ from __future__ import annotations
 
 import functools
 import json
-import os
 import subprocess
 from collections import Counter
 from typing import Any
 
 import pytest
 
-from tests.vm.guests import in_guest
+from tests.vm.guests import ask_ahead, in_guest
 from tests.vm.tracing_job import BACKENDS, EACH, LONGEST, PHASES, THREADS
 
 #: Compiling and verifying under emulation, of which one test of each backend has all.  What
 #: hangs ends itself, and says where; these are for a guest that cannot even do that.
 ANSWER = LONGEST + 60
-pytestmark = pytest.mark.timeout(ANSWER + 240)
+
+
+def command(backend: str) -> tuple[str, ...]:
+    return ("sh", "-c", f"PYTHONPATH=. exec python -m tests.vm.tracing_job {backend}")
+
+
+def ahead(kernel: str, backend: str | None = None) -> None:
+    if backend:
+        ask_ahead(kernel, *command(backend), seconds=ANSWER)
+
+
+pytestmark = [pytest.mark.timeout(ANSWER + 240), pytest.mark.ahead(ask=ahead)]
 
 #: Tracepoints for ctime came with 6.13.
 WITHOUT_CTIME = ("debian-6.1", "debian-6.12")
@@ -56,14 +66,11 @@ KNOWN = [
 @functools.cache
 def ran(kernel: str, backend: str) -> subprocess.CompletedProcess[str]:
     """One run for all tests that ask, whatever came of it."""
-    command = f"PYTHONPATH=. exec python -m tests.vm.tracing_job {backend}"
-    return in_guest(kernel, "sh", "-c", command, seconds=ANSWER)
+    return in_guest(kernel, *command(backend), seconds=ANSWER)
 
 
 def told(kernel: str, backend: str) -> dict[str, Any]:
     """What the backend made of the work."""
-    if os.environ.get("FALLTHRU_VM") == "1":
-        pytest.skip("needs: FALLTHRU_VM=all, because it takes minutes")
     done = ran(kernel, backend)
     assert done.returncode == 0, done.stderr
     answer: dict[str, Any] = json.loads(done.stdout)
