@@ -15,7 +15,14 @@ if TYPE_CHECKING:
     from tracer.selection import Selection
     from tracer.session import Session
 
-__all__ = ["make_session", "noun_of", "recording_options", "selection_of", "selection_options"]
+__all__ = [
+    "kinds_of",
+    "make_session",
+    "noun_of",
+    "recording_options",
+    "selection_of",
+    "selection_options",
+]
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
@@ -129,9 +136,14 @@ def selection_of(values: dict[str, Any]) -> Selection:
     return Selection(**{name: value for name, value in values.items() if value})
 
 
+def kinds_of(values: dict[str, Any]) -> tuple[str, ...]:
+    """The kinds that :data:`recording_options` ask for."""
+    return ("copyup", *values["rows"], *(["lookup"] if values["lookups"] else ()))
+
+
 def noun_of(values: dict[str, Any]) -> str:
-    """What the spans are that :data:`recording_options` ask for."""
-    return "spans" if values["rows"] or values["lookups"] else "copyups"
+    """What to call spans of :func:`kinds_of`."""
+    return "copyups" if kinds_of(values) == ("copyup",) else "spans"
 
 
 def make_session(
@@ -152,6 +164,6 @@ def make_session(
         selection=kept,
         command=command,
         backend=values["backend"],
-        rows=(*values["rows"], *(["lookup"] if values["lookups"] else ())),
+        rows=kinds_of(values)[1:],
         stacks=values["stacks"],
     )

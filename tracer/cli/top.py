@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from overlay.cli.quantities import duration
-from tracer.cli.options import make_session, noun_of, recording_options
+from tracer.cli.options import kinds_of, make_session, noun_of, recording_options
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -70,7 +70,9 @@ def top(
     with make_session(filters) as session, stop_signals() as wake:
         began = time.monotonic()
         keep_nothing()
-        looks = _looks(session, wake, began, interval / 1e9, 0 if once else lasting)
+        looks = _looks(
+            session, wake, began, interval / 1e9, 0 if once else lasting, kinds_of(filters)
+        )
         if as_json:
             for live in looks:
                 click.echo(json.dumps(live.snapshot(lines or 20, session.lost).as_data()))
@@ -98,11 +100,19 @@ def _title(filters: dict[str, Any]) -> str:
 
 
 def _looks(
-    session: Session, wake: int, began: float, interval: float, lasting: int | None
+    session: Session,
+    wake: int,
+    began: float,
+    interval: float,
+    lasting: int | None,
+    kinds: tuple[str, ...],
 ) -> Iterator[Live]:
     """The account after each interval, until there is something to read from ``wake``."""
     from tracer.live import Live
+    from tracer.selection import Selection
 
+    # Not the operations that copyups were a part of: their time is in both.
+    counted = Selection(kinds=kinds)
     live, looks, over = Live(began), 0, False
     while not over:
         looks += 1
@@ -110,7 +120,7 @@ def _looks(
         wait = began + looks * interval - time.monotonic()
         over = bool(select.select([wake], [], [], max(wait, 0))[0])
         now = time.monotonic()
-        live.add(session.drain(), now)
+        live.add(counted.apply(session.drain()), now)
         over = over or (lasting is not None and now - began >= lasting / 1e9)
         yield live
 
