@@ -14,7 +14,6 @@ import pyarrow as pa
 
 from overlay.text import printable
 from tracer.callflags import flags_of
-from tracer.containers import container_of
 from tracer.kinds import KINDS, OUTCOMES
 from tracer.records import (
     F_CLONED,
@@ -202,6 +201,7 @@ def to_table(
     backend: str,
     mount_name: Callable[[int], str | None],
     cgroup_name: Callable[[int], str | None],
+    container_name: Callable[[int], str | None],
     stack_name: Callable[[int, int], str | None] | None = None,
 ) -> pa.Table:
     """The spans of a batch as rows of :data:`~tracer.schema.SCHEMA`.
@@ -224,7 +224,7 @@ def to_table(
         "uid": pa.array(spans["uid"]),
         "comm": _coded(_comms(spans)),
         "cgroup": _lookup(spans["cgroup"], cgroup_name),
-        "container": _lookup(spans["cgroup"], lambda code: container_of(cgroup_name(code))),
+        "container": _lookup(spans["cgroup"], container_name),
         "op": _lookup(spans["nr"], name_of),
         "flags": _lookup(_calls(spans), flags_of),
         "path": pa.array(_paths(spans, batch.long_paths), pa.string()),

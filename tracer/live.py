@@ -47,8 +47,9 @@ class Snapshot:
     """The account at one moment.
 
     ``now`` is what the last ``seconds`` cost, ``total`` everything since the start; ``latency``
-    counts durations of the last ``seconds``.  ``processes`` (pid, name, system call) and ``files``
-    (path with its mount point) come with both costs, the one that costs most now first.
+    counts durations of the last ``seconds``.  ``processes`` (pid, name, system call, container or
+    nothing) and ``files`` (path with its mount point) come with both costs, the one that costs
+    most now first.
     """
 
     elapsed: float
@@ -78,6 +79,7 @@ class Snapshot:
                     "pid": key[0],
                     "comm": key[1],
                     "op": key[2],
+                    "container": key[3] or None,
                     "now": vars(now),
                     "total": vars(total),
                 }
@@ -166,13 +168,14 @@ def _count(interval: _Interval, table: pa.Table) -> None:
             "pid": table["pid"],
             "comm": table["comm"].cast(pa.string()),
             "op": table["op"].cast(pa.string()),
+            "container": pc.fill_null(table["container"].cast(pa.string()), ""),
             "where": where,
             "bytes": pc.fill_null(table["bytes"], 0),
             "ns": ns,
             "failed": pc.not_equal(table["errno"], 0).cast(pa.int64()),
         }
     )
-    interval.processes = dict(_grouped(plain, ["pid", "comm", "op"]))
+    interval.processes = dict(_grouped(plain, ["pid", "comm", "op", "container"]))
     for cost in interval.processes.values():
         interval.cost.add(cost)
     slowest = plain.sort_by([("ns", "descending")]).slice(0, _FILES)

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Final
 
 __all__ = [
+    "CGROUP_AT",
     "RECORD_SIZE",
     "REC_ATTACH",
     "REC_MOUNT",
@@ -19,12 +20,15 @@ __all__ = [
     "Change",
     "MountRecord",
     "News",
+    "cgroups_in",
     "news_in",
 ]
 
 RECORD_SIZE: Final = 512
 REC_SPAN, REC_PATH, REC_MOUNT, REC_ATTACH = 1, 2, 3, 4
 
+#: Where a span has its cgroup.
+CGROUP_AT: Final = 88
 _LAYERS: Final = 8
 _MOUNT = struct.Struct("=4x7I" + "16s" * _LAYERS + "Q")
 _ATTACH = struct.Struct("=4xIQI")
@@ -74,6 +78,13 @@ def news_in(raw: bytes) -> News | None:
         tuple(_mount(raw, place) for kind, place in at if kind == REC_MOUNT),
         tuple(_change(raw, place) for kind, place in at if kind == REC_ATTACH),
     )
+
+
+def cgroups_in(raw: bytes) -> set[int]:
+    """The cgroups of the spans among these records."""
+    kinds = memoryview(raw).cast("I")[:: RECORD_SIZE // 4].tolist()
+    idents = memoryview(raw).cast("Q")[CGROUP_AT // 8 :: RECORD_SIZE // 8].tolist()
+    return {ident for kind, ident in zip(kinds, idents, strict=True) if kind == REC_SPAN}
 
 
 def _mount(raw: bytes, place: int) -> MountRecord:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from tracer.news import REC_PATH, REC_SPAN, RECORD_SIZE
+from tracer.news import CGROUP_AT, REC_PATH, REC_SPAN, RECORD_SIZE
 
 __all__ = [
     "F_CLONED",
@@ -107,3 +107,5 @@ def split(raw: bytes) -> Batch:
 
 
 assert SPAN.itemsize == _PATH.itemsize == RECORD_SIZE
+assert SPAN.fields is not None
+assert SPAN.fields["cgroup"][1] == CGROUP_AT

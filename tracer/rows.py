@@ -14,7 +14,7 @@ __all__ = ["COLUMNS", "NUMBERS", "cells", "plain_rows"]
 
 _DURATIONS = ("dur", *PHASES)
 
-COLUMNS = ("time", "µs", "pid", "comm", "op", "type", "how", "bytes", "err", "path")
+COLUMNS = ("time", "µs", "pid", "comm", "op", "type", "how", "bytes", "err", "container", "path")
 #: Those of the columns that are numbers.
 NUMBERS = frozenset(("µs", "pid", "bytes"))
 
@@ -42,5 +42,6 @@ def cells(row: dict[str, Any]) -> tuple[str, ...]:
         row["how"] or "",
         "" if row["bytes"] is None else str(row["bytes"]),
         errno.errorcode.get(row["errno"], str(row["errno"])) if row["errno"] else "",
+        row["container"] or "",
         (row["mount"] or "").rstrip("/") + (row["path"] or " ?"),
     )

@@ -21,7 +21,7 @@ from tracer.backend import Backend, clock_offset, open_backend
 from tracer.containers import cgroup_of
 from tracer.footprint import drop_compiler
 from tracer.latencies import described
-from tracer.news import Change, news_in
+from tracer.news import Change, cgroups_in, news_in
 from tracer.program import Filters, Options
 from tracer.selection import Selection
 from tracer.unions import Cgroups, MountWatch, Unions, cgroup_root, union_devices
@@ -201,10 +201,12 @@ class Session:
                 self._stacks.learn(
                     set(zip(spans["stack"].tolist(), spans["pid"].tolist(), strict=True))
                 )
-            # A union, or whoever mounted it, may be gone soon: names are looked up at once.
+            # A union, whoever mounted it, and containers may be gone soon: their names are
+            # looked up at once.
             if news := news_in(raw):
                 self._backend.prepare_for(news.mounts)
                 self._unions.learn(news.mounts, news.changes)
+            self._cgroups.learn(cgroups_in(raw))
 
     def stop(self) -> None:
         """Stop tracing; what was seen stays available.  Idempotent."""
@@ -252,6 +254,7 @@ class Session:
             backend=self._backend.name,
             mount_name=self._unions.name,
             cgroup_name=self._cgroups.name,
+            container_name=self._cgroups.container,
             stack_name=self._stacks.name if self._stacks else None,
         )
         table = self._selection.apply(table)

@@ -33,7 +33,7 @@ def line(snapshot: Snapshot, clock: str) -> str:
         f"lost {snapshot.lost}",
     ]
     if snapshot.processes and snapshot.processes[0][1].count:
-        (pid, comm, op), cost, _ = snapshot.processes[0]
+        (pid, comm, op, _), cost, _ = snapshot.processes[0]
         parts.append(f"{comm}[{pid}] {op} {100 * cost.ns / max(now.ns, 1):.0f} %")
     return "  ".join(parts)
 
@@ -139,10 +139,10 @@ def _processes(snapshot: Snapshot) -> Table:
         ("PID", 7, True), ("PROCESS", None, False), ("CALL", 10, False), ("/s", 7, True),
         ("DATA/s", 9, True), ("TIME", 6, True), ("IN ALL", 8, True), ("TIME", 7, True),
     )  # fmt: skip
-    for (pid, comm, op), now, total in snapshot.processes:
+    for (pid, comm, op, container), now, total in snapshot.processes:
         made.add_row(
             str(pid),
-            Text(comm),
+            Text(f"{comm} ({container})" if container else comm),
             Text(op),
             _rate(now.count, snapshot) if now.count else "",
             human_bytes(now.bytes / max(snapshot.seconds, 1e-9)) if now.bytes else "",

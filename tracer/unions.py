@@ -10,13 +10,14 @@ from __future__ import annotations
 import os
 import select
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from overlay import mountinfo
 from overlay.errors import UsageError
 from overlay.mountinfo import MountEntry
 from overlay.text import printable
+from tracer.containers import container_of, owners
 
 if TYPE_CHECKING:
     from tracer.news import Change, MountRecord
@@ -87,6 +88,7 @@ class Unions:
         self._remounts: dict[int, list[tuple[int, MountEntry]]] = {}
         self._by_device: dict[tuple[int, int], list[int]] = {}
         self._found: dict[int, MountEntry] = {}
+        self._owners: dict[int, str] = {}
         self._used: set[int] = set()
         self._tried: dict[int, float] = {}
 
@@ -156,6 +158,7 @@ class Unions:
             if number not in self._found
             and self._by_device[self._records[number].dev][-1] == number
         }
+        fresh = {}
         for pid in pids if missing else ():
             try:
                 entries = mountinfo.read(pid)
@@ -164,9 +167,14 @@ class Unions:
             # The mount of the whole union, if there is one, rather than a bind of a part.
             for entry in sorted(entries, key=lambda one: one.root != "/"):
                 if entry.fstype == "overlay" and entry.dev in missing:
-                    self._assign(missing.pop(entry.dev), entry)
+                    number = missing.pop(entry.dev)
+                    self._assign(number, entry)
+                    top = dict(entry.super_options).get("upperdir", "")
+                    fresh[number] = (entry.mount_point, top)
             if not missing:
-                return
+                break
+        # Engines forget containers that are to be removed when they end.
+        self._owners |= owners(fresh)
 
     def _assign(self, number: int, entry: MountEntry) -> None:
         """``entry`` is the union's, and so not an earlier one's that was taken for it."""
@@ -190,6 +198,8 @@ class Unions:
                 "top": record.layers[0] if record.layers else None,
                 "bottoms": list(record.layers[1:]),
             }
+            if number in self._owners:
+                one["container"] = self._owners[number]
             if record.mounted is not None:
                 one["mounted_ns"] = record.mounted + self._clock_offset
             if number in self._gone:
@@ -242,15 +252,34 @@ class Cgroups:
     def __init__(self) -> None:
         self._root = cgroup_root()
         self._paths: dict[int, str] = {}
-        self._read_at = float("-inf")
+        self._containers: dict[int, str | None] = {}
+        self._tried: dict[int, float] = {}
+
+    def learn(self, idents: Collection[int]) -> None:
+        """Look up those that are new while they are there: a container's goes when it ends."""
+        now = time.monotonic()
+        missing = [
+            ident
+            for ident in idents
+            if ident not in self._paths and now - self._tried.get(ident, float("-inf")) >= _PATIENCE
+        ]
+        if missing:
+            self._read()
+            self._tried.update(dict.fromkeys(missing, now))
+        for ident in idents:
+            if ident in self._paths and ident not in self._containers:
+                self._containers[ident] = container_of(self._paths[ident])
 
     def name(self, ident: int) -> str | None:
-        if ident not in self._paths and time.monotonic() - self._read_at >= _PATIENCE:
-            self._read()
+        self.learn((ident,))
         return self._paths.get(ident)
 
+    def container(self, ident: int) -> str | None:
+        """What the engine calls the container that it is, or is in."""
+        self.learn((ident,))
+        return self._containers.get(ident)
+
     def _read(self) -> None:
-        self._read_at = time.monotonic()
         if self._root is None:
             return
         for directory, _, _ in os.walk(self._root):

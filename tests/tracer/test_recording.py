@@ -275,7 +275,7 @@ def test_plain_text(mnt: Path, tmp_path: Path) -> None:
     assert len(lines) == 2
     assert lines[1].split("\t")[2:] == [
         str(os.getpid()), rows(session.table())[0]["comm"], "chmod", "file", "copy", "5", "",
-        f"{mnt}/f5",
+        "", f"{mnt}/f5",
     ]  # fmt: skip
     assert fallthru("trace", "show", "--limit", "0", tmp_path / "t").stdout.count("\n") == 1
 

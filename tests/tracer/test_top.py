@@ -48,7 +48,10 @@ def test_the_account_adds_up(spans: Any) -> None:
     )  # fmt: skip
     assert (made.elapsed, made.seconds, made.now) == (3.0, 3.0, made.total)
     assert (made.latency.total, made.latency.greatest) == (SPANS, ns.max())
-    by_process = frame.assign(ns=ns).groupby(["pid", "comm", "op"], observed=True)["ns"].sum()
+    frame["container"] = frame["container"].astype(object).fillna("")
+    by_process = (
+        frame.assign(ns=ns).groupby(["pid", "comm", "op", "container"], observed=True)["ns"].sum()
+    )
     assert {key: total.ns for key, _, total in made.processes} == by_process.to_dict()
     costs = [now.ns for _, now, _ in made.processes]
     assert costs == sorted(costs, reverse=True)
@@ -91,6 +94,24 @@ def test_the_screen_fits(spans: Any, width: int, rows: int) -> None:
     assert max(map(len, lines)) <= width
     assert "3 records LOST" in out.getvalue()
     assert ("p99" in out.getvalue()) == (rows > 0)
+
+
+def test_containers(spans: Any) -> None:
+    """A process that is in one now is not the process that it was before."""
+    import pyarrow as pa
+
+    live, place = Live(0.0), SCHEMA.get_field_index("container")
+    one = spans.slice(0, 1)
+    live.add(one, 1.0)
+    inside = pa.array(["web"]).dictionary_encode().cast(SCHEMA.field("container").type)
+    live.add(one.set_column(place, SCHEMA.field("container"), inside), 2.0)
+    made = live.snapshot(10)
+    assert {row["container"] for row in made.as_data()["processes"]} == {None, "web"}
+    out = io.StringIO()
+    Console(file=out, width=120).print(screen(made, "all unions", 120))
+    comm = one["comm"][0].as_py()
+    assert f"{comm} (web) " in out.getvalue()
+    assert f"{comm}  " in out.getvalue()
 
 
 def test_a_line(spans: Any) -> None:

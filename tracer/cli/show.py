@@ -97,8 +97,14 @@ def _print(rows: Sequence[dict[str, Any]]) -> None:
     from rich.console import Console
     from rich.table import Table
 
+    shown = [
+        number
+        for number, name in enumerate(COLUMNS)
+        if name != "container" or any(line[number] for line in lines)
+    ]
     table = Table(box=None, pad_edge=False)
-    for name in COLUMNS:
+    for number in shown:
+        name = COLUMNS[number]
         table.add_column(
             name,
             justify="right" if name in NUMBERS else "left",
@@ -106,6 +112,6 @@ def _print(rows: Sequence[dict[str, Any]]) -> None:
             no_wrap=name != "path",
         )
     for line in lines:
-        table.add_row(*line)
+        table.add_row(*(line[number] for number in shown))
     # Names of files are not markup.
     Console(markup=False, highlight=False).print(table)
