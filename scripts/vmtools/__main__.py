@@ -32,6 +32,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     running.add_argument(
         "--union-root", action="store_true", help="its root is an overlay (uml only)"
     )
+    running.add_argument(
+        "--engines", action="store_true", help="with docker and podman on /dev/vdc (not uml)"
+    )
     running.add_argument("kernel", metavar="KERNEL")
     running.add_argument("command", nargs="+", metavar="CMD", help="after --")
     system = verbs.add_parser(
@@ -78,11 +81,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
             raise Lacks(f"{machine.name} is not built yet: scripts/vm setup {machine.name}")
         if chosen.verb == "boot":
             return run(_booted(machine, chosen), chosen.command, timeout=chosen.timeout)
-        union_root = getattr(chosen, "union_root", False)
-        start = machine.start(chosen.memory, union_root=union_root)
         if chosen.verb == "serve":
-            serve(start, sys.stdin, sys.stdout)
+            serve(machine.start(chosen.memory), sys.stdin, sys.stdout)
             return 0
+        with contextlib.redirect_stdout(sys.stderr):  # the command's is its own
+            start = machine.start(
+                chosen.memory, union_root=chosen.union_root, with_engines=chosen.engines
+            )
         return run(start, chosen.command, timeout=chosen.timeout)
     except VmError as error:
         print(f"vm: {error}", file=sys.stderr)

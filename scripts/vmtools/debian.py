@@ -90,14 +90,14 @@ def codename() -> str:
     return fields.get("VERSION_CODENAME", "bookworm").strip('"')
 
 
-def unpack(suite: str, package: str, into: Path) -> str:
-    """Unpack the suite's ``package`` below ``into``; returns its full name (``name_version``).
+def unpack(suite: str, into: Path, *packages: str) -> None:
+    """Unpack the suite's ``packages`` below ``into``, without what they depend on.
 
     A kernel package without files of its own stands for what it depends on, as
     linux-image-amd64 does for the kernel of the day, and that for its modules.
     """
     with _apt(suite) as apt:
-        wanted, names = [package], []
+        wanted, names = list(packages), []
         while wanted:
             name = wanted.pop(0)
             depends = _kernel_parts(apt, name)
@@ -109,7 +109,6 @@ def unpack(suite: str, package: str, into: Path) -> str:
         succeed(("apt-get", "-c", apt, "download", "-qq", *names), cwd=fetched)
         for archive in fetched.glob("*.deb"):
             succeed(("dpkg-deb", "-x", archive, into))
-        return next(fetched.glob(f"{names[-1]}_*.deb")).name.rsplit("_", 1)[0]
 
 
 def _kernel_parts(apt: Path, package: str) -> list[str]:
@@ -138,6 +137,8 @@ def _apt(suite: str) -> Iterator[Path]:
                 f'Dir::Etc::sourcelist "{place}/sources.list";\n'
                 'Dir::Etc::sourceparts "-";\n'
                 f'Dir::State::lists "{place}/lists";\n'
+                # What is installed here may be of a version that the suite does not have.
+                'Dir::State::status "/dev/null";\n'
                 f'Dir::Cache "{place}/cache";\n'
                 'APT::Architecture "amd64";\n'
                 'APT::Architectures { "amd64"; };\n'

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from . import booting, debian, qemu, uml
+from . import booting, debian, engines, qemu, uml
 from .errors import VmError
 from .jobs import Start
 
@@ -51,14 +51,17 @@ class Machine:
         """What booting a whole system on this kernel takes."""
         return booting.build(self.name, self.suite, maker)
 
-    def start(self, memory: str, *, union_root: bool = False) -> Start:
-        """How to start it; nothing but what is built is used."""
+    def start(self, memory: str, *, union_root: bool = False, with_engines: bool = False) -> Start:
+        """How to start it.  Nothing but what is built is used, except for the engines' disk."""
         if self.name == "uml":
+            if with_engines:
+                raise UnknownMachine("user-mode Linux runs no containers")
             return uml.start(uml.build(self.suite), memory, union_root=union_root)
         if union_root:
             raise UnknownMachine("only user-mode Linux boots on a union")
         kernel = qemu.build_kernel(self.name, self.suite)
-        return qemu.start(kernel, qemu.build_root(), memory)
+        disks = [engines.build()] if with_engines else []
+        return qemu.start(kernel, qemu.build_root(), memory, disks)
 
 
 MACHINES = (

@@ -16,7 +16,7 @@ import os
 import shutil
 import struct
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from . import debian, initramfs, store
@@ -64,8 +64,8 @@ def build_kernel(name: str, suite: str) -> Path:
 
     def fill(tree: Path) -> None:
         unpacked = tree / "unpacked"
-        debian.unpack(suite, "linux-image-amd64", unpacked)
-        debian.unpack(debian.codename(), "busybox-static", unpacked)
+        debian.unpack(suite, unpacked, "linux-image-amd64")
+        debian.unpack(debian.codename(), unpacked, "busybox-static")
         (modules,) = unpacked.glob("**/lib/modules/*/kernel")
         modules = modules.parent
         release = modules.name
@@ -178,8 +178,11 @@ def build_root() -> Path:
     return store.cached("root", _root_inputs(), fill)
 
 
-def start(kernel: Path, root: Path, memory: str) -> Start:
-    """How to start a machine with the kernel and the root of these directories."""
+def start(kernel: Path, root: Path, memory: str, further: Sequence[Path] = ()) -> Start:
+    """How to start a machine with the kernel and the root of these directories.
+
+    ``further`` images are its disks from /dev/vdc on.
+    """
 
     def words(job: Path) -> list[str | os.PathLike[str]]:
         ours = {
@@ -194,6 +197,7 @@ def start(kernel: Path, root: Path, memory: str) -> Start:
             *("-m", memory, "-kernel", kernel / "vmlinux", "-initrd", packed),
             *_disk(root / "root.erofs"),
             *_disk(kernel / "modules.erofs"),
+            *(word for image in further for word in _disk(image)),
             *("-virtfs", f"local,path={CHECKOUT},mount_tag=checkout,readonly=on,{share}"),
             *("-virtfs", f"local,path={job},mount_tag=job,{share}"),
             "-append",

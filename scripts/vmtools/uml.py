@@ -35,8 +35,7 @@ def build(suite: str) -> Path:
 
     def fill(tree: Path) -> None:
         unpacked = tree / "unpacked"
-        for package in ("user-mode-linux", "busybox-static"):
-            debian.unpack(suite, package, unpacked)
+        debian.unpack(suite, unpacked, "user-mode-linux", "busybox-static")
         shutil.move(unpacked / "usr/bin/linux.uml", tree / "linux")
         (busybox,) = unpacked.glob("**/bin/busybox")
         shutil.move(busybox, tree / "busybox")

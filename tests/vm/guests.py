@@ -221,20 +221,27 @@ def end_guests() -> None:
 
 
 def in_fresh_guest(
-    kernel: str, *command: str, seconds: int = 300
+    kernel: str, *command: str, seconds: int = 300, engines: bool = False
 ) -> subprocess.CompletedProcess[str]:
-    """The finished command, run in a guest of its own; its exit code is scripts/vm's."""
+    """The finished command, run in a guest of its own; its exit code is scripts/vm's.
+
+    With ``engines`` there is a disk of docker and podman, built when it is missing.
+    """
     need(kernel)
+    options = ["--timeout", str(seconds), *(["--engines"] if engines else [])]
     with _timed():
-        return subprocess.run(
-            (VM, "run", "--timeout", str(seconds), kernel, "--", *command),
+        done = subprocess.run(
+            (VM, "run", *options, kernel, "--", *command),
             stdin=subprocess.DEVNULL,
             capture_output=True,
             text=True,
             errors="surrogateescape",
             check=False,
-            timeout=seconds + 60,
+            timeout=seconds + (_BUILDING if engines else 60),
         )
+    if engines and done.returncode == _LACKS:
+        pytest.skip(f"needs: packages of container engines: {done.stderr.strip()}")
+    return done
 
 
 def booted(
