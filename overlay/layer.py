@@ -11,8 +11,8 @@ from __future__ import annotations
 import errno
 import os
 import stat
-from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Generator, Iterator
+from contextlib import AbstractContextManager, closing, contextmanager
 from dataclasses import dataclass
 from typing import Final, Self
 
@@ -30,6 +30,7 @@ __all__ = [
     "LayerCapabilities",
     "capabilities",
     "directory_beneath",
+    "entries_beneath",
     "exists",
     "first_fallthru_stub",
     "open_beneath",
@@ -259,32 +260,42 @@ def first_fallthru_stub(top_fd: int, family: str) -> bytes | None:
     """
     marks = MarkFamily(family)
     metacopy, redirect = marks.attribute("metacopy"), marks.attribute("redirect")
+    with closing(entries_beneath(top_fd)) as found:
+        for fd, path, entry in found:
+            is_dir = entry.is_dir(follow_symlinks=False)
+            if not is_dir and not entry.is_file(follow_symlinks=False):
+                continue
+            here = syscalls.fd_path(fd, os.fsencode(entry.name))
+            if _has(here, redirect if is_dir else metacopy):
+                return path
+    return None
+
+
+def entries_beneath(root: int) -> Generator[tuple[int, bytes, os.DirEntry[str]]]:
+    """Everything below ``root``: the open directory it is in, its path, and its entry there.
+
+    The type is in the directory itself, so that nothing is asked for a stat.  In any order,
+    but directories before what is in them.
+    """
     pending = [b""]
     while pending:
         path = pending.pop()
         try:
-            fd = open_beneath(top_fd, path, _DIRECTORY)
+            fd = open_beneath(root, path, _DIRECTORY)
         except OSError as error:
             if error.errno in VANISHED:
                 continue
             raise
         before = path + b"/" if path else b""
         try:
-            base = syscalls.fd_path(fd) + b"/"
             with os.scandir(fd) as found:
                 for entry in found:
-                    # The type is in the directory itself: no stat for the rest.
-                    is_dir = entry.is_dir(follow_symlinks=False)
-                    if not is_dir and not entry.is_file(follow_symlinks=False):
-                        continue
-                    name = os.fsencode(entry.name)
-                    if _has(base + name, redirect if is_dir else metacopy):
-                        return before + name
-                    if is_dir:
-                        pending.append(before + name)
+                    inner = before + os.fsencode(entry.name)
+                    if entry.is_dir(follow_symlinks=False):
+                        pending.append(inner)
+                    yield fd, inner, entry
         finally:
             os.close(fd)
-    return None
 
 
 def _has(path: bytes, attribute: str) -> bool:

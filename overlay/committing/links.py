@@ -9,11 +9,11 @@ from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Container, Iterator
 from dataclasses import dataclass, field
 
 from overlay.duplicate import Duplicator
-from overlay.layer import VANISHED, Layer
+from overlay.layer import Layer, entries_beneath
 from overlay.linkindex import file_of_handle
 from overlay.marks import temporary_name
 from overlay.site import Site
@@ -64,7 +64,7 @@ class Links:
         """Make every file once, and put all its names in place; how many names."""
         if not self._groups:
             return 0
-        for path, number in _entries(self._view.layers[0], frozenset(self._groups)):
+        for path, number in _entries(self._view.layers[0], self._groups):
             if self._chosen(path):
                 self._groups[number].paths.add(path)
         for path, number in self._indexed():
@@ -98,7 +98,7 @@ class Links:
         if not copies:
             return
         root = self._view.root(0)
-        for path, number in _entries(self._bottom, frozenset(copies)):
+        for path, number in _entries(self._bottom, copies):
             node = self._view.find(root, path)
             # What the top covers is another file now.
             shown = node is not None and node.places[0].layer > 0
@@ -106,24 +106,8 @@ class Links:
                 yield path, copies[number]
 
 
-def _entries(layer: Layer, numbers: frozenset[int]) -> Iterator[tuple[bytes, int]]:
+def _entries(layer: Layer, numbers: Container[int]) -> Iterator[tuple[bytes, int]]:
     """Paths of everything but directories that has one of these inode numbers."""
-    pending = [b""]
-    while pending:
-        path = pending.pop()
-        try:
-            fd = layer.open_dir(path)
-        except OSError as error:
-            if error.errno in VANISHED:
-                continue
-            raise
-        before = path + b"/" if path else b""
-        try:
-            with os.scandir(fd) as found:
-                for entry in found:
-                    if entry.is_dir(follow_symlinks=False):
-                        pending.append(before + os.fsencode(entry.name))
-                    elif entry.inode() in numbers:
-                        yield before + os.fsencode(entry.name), entry.inode()
-        finally:
-            os.close(fd)
+    for _, path, entry in entries_beneath(layer.fd):
+        if entry.inode() in numbers and not entry.is_dir(follow_symlinks=False):
+            yield path, entry.inode()
