@@ -319,7 +319,7 @@ def _execute(command: Command, mask: Any) -> NoReturn:
         except OSError:
             os.chdir("/")
         signal.pthread_sigmask(signal.SIG_SETMASK, mask)
-        os.execvpe(command.words[0], list(command.words), environment)
+        _become(list(command.words), environment)
     except FileNotFoundError:
         _complain(f"fallthru: there is no command {command.words[0]!r}\n", NOT_FOUND)
     except OSError as error:
@@ -327,6 +327,20 @@ def _execute(command: Command, mask: Any) -> NoReturn:
     except FallthruError as error:
         hint = f"  → {error.hint}\n" if error.hint else ""
         _complain(f"fallthru: {error}\n{hint}", error.exit_code)
+
+
+def _become(words: list[str], environment: Mapping[str, str]) -> NoReturn:
+    """os.execvpe(), which would import warnings first: that takes longer than true(1)."""
+    failure: OSError = FileNotFoundError()
+    search = environment.get("PATH", os.defpath)
+    for directory in [""] if "/" in words[0] else search.split(os.pathsep):
+        try:
+            os.execve(os.path.join(directory, words[0]), words, environment)
+        except OSError as error:
+            # What was found and cannot be run is told, wherever else it is looked for.
+            if isinstance(failure, FileNotFoundError | NotADirectoryError):
+                failure = error
+    raise failure
 
 
 def _complain(text: str, code: int) -> NoReturn:

@@ -111,6 +111,26 @@ class TestTheView:
         assert done.returncode == 127
         assert "/no/such/command" in done.stderr
 
+    @pytest.mark.parametrize("path", ["no:a:b/tool:b", "no:a:b/tool", "no:b/tool"])
+    def test_a_command_is_looked_for_as_env_1_does(
+        self, place: Path, monkeypatch: pytest.MonkeyPatch, path: str
+    ) -> None:
+        for directory, mode in (("a", 0o644), ("b", 0o755)):
+            (place / directory).mkdir()
+            (place / directory / "tool").write_text("#!/bin/sh\necho $0\n")
+            (place / directory / "tool").chmod(mode)
+        places = ":".join(str(place / each) for each in path.split(":"))
+        expected = subprocess.run(
+            ["/usr/bin/env", "tool"],
+            env={"PATH": places},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        monkeypatch.setenv("PATH", places)
+        done = tried("--", "tool")
+        assert (done.returncode, done.stdout) == (expected.returncode, expected.stdout)
+
     def test_what_is_shared_is_the_real_one(self, place: Path) -> None:
         shared = place / "shared"
         shared.mkdir()
