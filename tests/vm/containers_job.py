@@ -21,7 +21,7 @@ ENGINES = ("docker", "podman")
 SIZES = {"two": 2003, "three": 3001, "five": 5003, "seven": 7001, "eleven": 11003}
 BASE = Path("/tmp/containers")
 DISK = "/dev/vdc"
-LONGEST = 1200  # seconds; on two cores that were busy with two more guests it took 12 minutes
+LONGEST = 1200  # seconds; on two cores that were busy with two more guests it took 11 minutes
 STARTING = 180  # seconds, for a daemon that takes 15
 
 

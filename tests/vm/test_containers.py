@@ -18,7 +18,7 @@ from tests.vm.guests import in_fresh_guest
 pytestmark = pytest.mark.timeout(LONGEST + 700)
 
 
-@pytest.fixture(scope="module", params=["debian-6.12"])
+@pytest.fixture(scope="module", params=["debian-6.1", "debian-6.12"])
 def told(request: pytest.FixtureRequest) -> dict[str, Any]:
     if os.environ.get("FALLTHRU_VM") != "all":
         pytest.skip("needs: FALLTHRU_VM=all to run containers in guests, because it takes minutes")
