@@ -14,6 +14,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from overlay import orderedpool
 from overlay.differences.changes import Aspect, Change, FileType, Kind, _Diff, diff, differences
 from overlay.layer import Layer
 from overlay.marks import (
@@ -426,7 +427,9 @@ def test_trees_deeper_than_every_limit(layers: Layers) -> None:
     assert Aspect.CONTENT in found[0].what
 
 
-def test_many_entries_by_several_processes_in_order(layers: Layers) -> None:
+def test_many_entries_by_several_processes_in_order(
+    layers: Layers, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A prime number of changes, more than one process looks at, against one process alone."""
     for number in range(61):
         for layer in (layers.bottom, layers.top):
@@ -438,6 +441,7 @@ def test_many_entries_by_several_processes_in_order(layers: Layers) -> None:
         # Another directory with the old name, and one that says it has xattr whiteouts.
         if number in (2, 3, 5, 7, 11, 13):
             os.setxattr(directory, "trusted.overlay.opaque", b"x" if number == 7 else b"y")
+            (directory / "new").touch()
         if number == 5:
             os.setxattr(directory, "trusted.overlay.impure", b"y")
         if number == 11:
@@ -451,8 +455,11 @@ def test_many_entries_by_several_processes_in_order(layers: Layers) -> None:
         general = _Diff(View([top, bottom], MarkFamily.TRUSTED), False)
         general.quick = None
         assert [each.change for each in general.run()] == alone, "the quick look misses nothing"
-    # Five directories are other ones, in which a file is missing.
-    assert len(alone) == 61 * 101 + 5 * 2
+        # What a worker was given and did not come to is done all the same.
+        monkeypatch.setattr(orderedpool, "_BUDGET", 200)
+        assert list(diff(top, [bottom], MarkFamily.TRUSTED, workers=1)) == alone
+    # Five directories are other ones, in which a file is missing; six have a new one.
+    assert len(alone) == 61 * 101 + 5 * 2 + 6
     assert [each.path for each in alone if each.kind is Kind.REPLACED] == [
         b"d%d/e%d" % (number % 7, number) for number in (2, 3, 11, 5, 13)
     ]
