@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import pytest
 
 from tests.processes import children, wait_gone
-from tests.vm.guests import end_guests
+from tests.vm.guests import end_guests, listen
 
 
 def pytest_collection_finish(session: pytest.Session) -> None:
@@ -17,6 +17,10 @@ def pytest_collection_finish(session: pytest.Session) -> None:
             asked = item.get_closest_marker("ahead")
             if asked and isinstance(item, pytest.Function) and hasattr(item, "callspec"):
                 asked.kwargs["ask"](**item.callspec.params)
+
+
+def pytest_runtest_logfinish() -> None:
+    listen()
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -53,6 +53,7 @@ __all__ = [
     "in_guest",
     "judge_ahead",
     "judged",
+    "listen",
     "need",
     "seen_by",
     "serving",
@@ -164,6 +165,12 @@ def ask_ahead(kernel: str, *command: str, seconds: int = 300) -> None:
     if kernel == _BESIDE and (kernel, command) not in _ahead and not _lacking(kernel):
         guest = _serving(f"{kernel}, beside", kernel)
         _ahead[kernel, command] = guest, guest.ask(command, seconds)
+
+
+def listen() -> None:
+    """Take what guests that were asked ahead have answered: their pipes are small."""
+    for guest in serving.values():
+        guest.listen()
 
 
 def seen_by(module: str, kernel: str, seconds: int) -> dict[str, Any]:

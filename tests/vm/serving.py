@@ -9,6 +9,7 @@ import select
 import subprocess
 import time
 from collections import deque
+from contextlib import suppress
 from typing import Any, Final
 
 from tests.running import REPOSITORY
@@ -51,18 +52,30 @@ class Guest:
 
     def wait(self, request: Request, until: float) -> bool:
         """Whether ``request`` is done, at the latest when ``until`` (seconds since 1970) comes."""
+        while request.done is None:
+            if not self._listen(max(0, until - time.time())):
+                return False
+        return True
+
+    def listen(self) -> None:
+        """Take what it has answered by now: a guest that is not heard does not go on."""
+        with suppress(EOFError):  # which is for those to hear who wait for an answer
+            while self._asked and self._listen(0):
+                pass
+
+    def _listen(self, seconds: float) -> bool:
+        """Whether it said something in that time; EOFError when it never will."""
         assert self._process.stdout is not None
         stdout = self._process.stdout.fileno()
-        while request.done is None:
-            left = min(max(0, until - time.time()), 1e6)
-            if not select.select([stdout], [], [], left)[0]:
-                return False
-            data = os.read(stdout, 1 << 16)
-            assert data, f"scripts/vm serve ended with {self._process.wait()}"
-            *lines, self._read = (self._read + data).split(b"\n")
-            for line in lines:
-                answered = self._asked.popleft()
-                answered.done = _finished(answered.command, json.loads(line))
+        if not select.select([stdout], [], [], min(seconds, 1e6))[0]:
+            return False
+        data = os.read(stdout, 1 << 20)
+        if not data:
+            raise EOFError("scripts/vm serve has ended")
+        *lines, self._read = (self._read + data).split(b"\n")
+        for line in lines:
+            answered = self._asked.popleft()
+            answered.done = _finished(answered.command, json.loads(line))
         return True
 
     def end(self) -> None:
