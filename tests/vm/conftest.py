@@ -13,14 +13,18 @@ from tests.vm.guests import end_guests, listen
 def pytest_collection_finish(session: pytest.Session) -> None:
     """What takes a guest minutes begins now, beside the tests of this machine's kernel."""
     if not session.config.option.collectonly:
+        session.config.pluginmanager.register(_Listener())
         for item in session.items:
             asked = item.get_closest_marker("ahead")
             if asked and isinstance(item, pytest.Function) and hasattr(item, "callspec"):
                 asked.kwargs["ask"](**item.callspec.params)
 
 
-def pytest_runtest_logfinish() -> None:
-    listen()
+class _Listener:
+    """A plugin, since of this file only tests beside it would call the function."""
+
+    def pytest_runtest_logfinish(self) -> None:
+        listen()
 
 
 @pytest.fixture(scope="session", autouse=True)
