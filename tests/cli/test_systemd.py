@@ -17,7 +17,7 @@ import pytest
 from overlay import mountinfo, syscalls
 from overlay.roots.cgroups import Group
 from tests.conftest import Layers
-from tests.processes import PATIENCE, children, wait_gone
+from tests.processes import PATIENCE, orphans_reaped
 from tests.running import in_child
 
 GENERATOR = "/usr/lib/systemd/system-generators/systemd-fstab-generator"
@@ -175,8 +175,6 @@ def test_a_manager_mounts_it_and_unmounts_it(units: Path, layers: Layers) -> Non
             manager.send_signal(signal.SIGKILL)
             manager.wait()
 
-    with own_groups() as groups:
+    with own_groups() as groups, orphans_reaped():
         told = in_child(managed)
-        for pid in children():  # what the manager left
-            wait_gone(pid)
     assert told == str([(0, True, "made before"), (0, False, None)])
