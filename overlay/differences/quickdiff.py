@@ -101,11 +101,7 @@ class Quick:
             try:
                 base = self.entries.enter(there)
                 below = os.listdir(base or b".")
-                # What has no data falls through without a mark.
-                suspects = inside.left.union(
-                    name for name, st, _ in inside.plain if st.st_mode & _KIND not in _MARKED
-                )
-                if not suspects.isdisjoint(below):
+                if not _suspects(inside.plain, inside.left).isdisjoint(below):
                     return None
                 shown = bool(below) and self._is_shown(base, below[0])
             finally:
@@ -141,12 +137,10 @@ class Quick:
 
     def suspects(self, path: bytes, names: Iterable[bytes]) -> set[bytes]:
         """Those of ``names`` in an opaque directory of the top that can be fallthrus."""
-        found: set[bytes] = set()
+        left: set[bytes] = set()
         with self._view.layers[0].directory(path) as fd:
-            plain = self.entries.read(self.entries.enter(fd), names, found)
-        # What has no data falls through without a mark.
-        found.update(name for name, st, _ in plain if st.st_mode & _KIND not in _MARKED)
-        return found
+            plain = self.entries.read(self.entries.enter(fd), names, left)
+        return _suspects(plain, left)
 
     def _both(self, mine: list[PlainEntry], left: set[bytes], there: int, pair: Pair) -> Found:
         """What became of what is, or was, at the same place ``there`` on the bottom."""
@@ -214,6 +208,11 @@ class Quick:
         what = self._comparer.compare_plain(now, was)
         if what:
             items.append(changed(path, now, was, what))
+
+
+def _suspects(plain: list[PlainEntry], left: set[bytes]) -> set[bytes]:
+    """What can be a fallthru: what is not plain, and what has no data, which needs no mark."""
+    return left.union(name for name, st, _ in plain if st.st_mode & _KIND not in _MARKED)
 
 
 def _only_new(mine: list[PlainEntry], left: set[bytes], path: bytes) -> Found:
