@@ -7,7 +7,12 @@ from collections.abc import Iterator
 import pytest
 
 from tests.processes import children, wait_gone
-from tests.vm.guests import end_guests, listen
+from tests.vm.guests import begin, end_guests, listen
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """What was asked ahead is asked for last."""
+    items.sort(key=lambda item: item.get_closest_marker("ahead") is not None)
 
 
 def pytest_collection_finish(session: pytest.Session) -> None:
@@ -18,6 +23,7 @@ def pytest_collection_finish(session: pytest.Session) -> None:
             asked = item.get_closest_marker("ahead")
             if asked and isinstance(item, pytest.Function) and hasattr(item, "callspec"):
                 asked.kwargs["ask"](**item.callspec.params)
+        begin()
 
 
 class _Listener:

@@ -1,7 +1,8 @@
 """The guests that tests run in: there when built, built when asked for, else skipped.
 
 FALLTHRU_VM   (unset)   tests run in the guests that `scripts/vm list` calls ready
-              1         in user-mode Linux and Debian's 6.12 alone, built when they are missing
+              1         in user-mode Linux and Debian's 6.12, and on 6.1 what is asked ahead
+                        of every kernel, built when they are missing
               all       in all of them, built when they are missing
               0         no guest is started
 
@@ -12,7 +13,7 @@ A boot under emulation takes 10 s and the compiling of probes 30 to 60 s, so let
 answer as many questions as it can, and keep its output for several tests (`functools.cache`,
 as `judged` does) rather than run it once for each.  What takes minutes all the same is asked
 ahead: a test with the mark `ahead`, whose argument is called with the test's parameters when
-all tests are collected, gives it to `ask_ahead`.
+all tests are collected, gives it to `ask_ahead`; and such tests come last.
 
 What cannot be had in bounded time is skipped with the reason, and asked for once only:
 builds that take longer than 10 minutes or lack the network, guests that do not come up in
@@ -39,11 +40,12 @@ import pytest
 from overlay.spec import kernels
 from overlay.spec.runner import Result
 from tests.fsimages import IMAGE_PREFIX, make_image
-from tests.vm.serving import VM, Guest, Request
+from tests.vm.serving import VM, Beside, Guest, Request
 
 __all__ = [
     "VM",
     "ask_ahead",
+    "begin",
     "booted",
     "clean",
     "disk",
@@ -66,15 +68,16 @@ _JUDGING: Final = 600  # seconds, on two cores it takes 50 to 80
 _LACKS: Final = 3  # scripts/vm: something is missing, and the message says what
 _TIMED_OUT: Final = 124
 _LATE: Final = "more time than FALLTHRU_VM_UNTIL gives"
-#: The kernel of the guest that is at work while the tests of this machine's own kernel run.
-_BESIDE: Final = "debian-6.12"
+#: The kernels, in this order, of guests that are at work while this machine's own is tested.
+_BESIDE: Final = ("debian-6.12", "debian-6.1")
 
 #: Seconds that tests have waited for guests, a number for each time.
 _taken: list[float] = []
-#: The guests that are up, by name: those that all tests share by their kernels.
+#: The guests that are up and that all tests share, by their kernels.
 serving: dict[str, Guest] = {}
-#: What was asked ahead, by kernel and command, and of which guest.
-_ahead: dict[tuple[str, tuple[str, ...]], tuple[Guest, Request]] = {}
+#: What was asked ahead, by kernel and command.
+_ahead: dict[tuple[str, tuple[str, ...]], Request] = {}
+_beside: Final = Beside()
 
 
 def need(kernel: str) -> None:
@@ -101,12 +104,12 @@ def _timed() -> Iterator[None]:
 
 
 @functools.cache
-def _lacking(kernel: str) -> str:
+def _lacking(kernel: str, *, every: bool = False) -> str:
     wish = os.environ.get("FALLTHRU_VM", "")
     if wish == "0":
         return "guests (FALLTHRU_VM is 0)"
     if wish in _BUILT_ON_DEMAND:
-        if kernel not in _BUILT_ON_DEMAND[wish]:
+        if not every and kernel not in _BUILT_ON_DEMAND[wish]:
             return f"FALLTHRU_VM=all for the kernel {kernel}, because it takes minutes"
         with _timed():
             return _cannot_build(kernel)
@@ -150,27 +153,32 @@ def in_guest(kernel: str, *command: str, seconds: int = 300) -> subprocess.Compl
     """The finished command, run in the guest that all tests share; as `in_fresh_guest`."""
     ahead = _ahead.get((kernel, command))
     if ahead is not None:
-        return _answer(*ahead)
+        return _answer(_beside, ahead)
     need(kernel)
     if not _comes_up(kernel):
         pytest.skip(f"needs: a machine on which {kernel} boots in {_BOOTING} s")
     return _ask(kernel, command, seconds)
 
 
-def ask_ahead(kernel: str, *command: str, seconds: int = 300) -> None:
-    """Begin with what a test will have of `in_guest`, in a guest of its own.
+def ask_ahead(kernel: str, *command: str, seconds: int = 300, every: bool = False) -> None:
+    """Have a guest beside the tests `begin` with what a test will have of `in_guest`.
 
-    Meanwhile come the tests of this machine's own kernel, so it is one guest at once.
+    ``every``: of all kernels that such guests have, also where FALLTHRU_VM is 1.
     """
-    if kernel == _BESIDE and (kernel, command) not in _ahead and not _lacking(kernel):
-        guest = _serving(f"{kernel}, beside", kernel)
-        _ahead[kernel, command] = guest, guest.ask(command, seconds)
+    if (kernel, command) in _ahead or kernel not in _BESIDE or _lacking(kernel, every=every):
+        return
+    _ahead[kernel, command] = request = Request(command, seconds)
+    _beside.ask(kernel, request)
+
+
+def begin() -> None:
+    """Begin with what was asked ahead, one guest at once: the tests go on meanwhile."""
+    _beside.begin(_BESIDE)
 
 
 def listen() -> None:
     """Take what guests that were asked ahead have answered: their pipes are small."""
-    for guest in serving.values():
-        guest.listen()
+    _beside.listen()
 
 
 def seen_by(module: str, kernel: str, seconds: int) -> dict[str, Any]:
@@ -189,22 +197,19 @@ def _comes_up(kernel: str) -> bool:
 
 
 def _ask(kernel: str, command: tuple[str, ...], seconds: int) -> subprocess.CompletedProcess[str]:
-    guest = _serving(kernel, kernel)
+    if kernel not in serving:
+        serving[kernel] = Guest(kernel)
+    request = Request(command, seconds)
     try:
-        return _answer(guest, guest.ask(command, seconds))
+        serving[kernel].ask(request)
+        return _answer(serving[kernel], request)
     except BaseException:
         # As by pytest's own limit: the next command need not wait for what took too long.
         end_guest(kernel)
         raise
 
 
-def _serving(name: str, kernel: str) -> Guest:
-    if name not in serving:
-        serving[name] = Guest(kernel)
-    return serving[name]
-
-
-def _answer(guest: Guest, request: Request) -> subprocess.CompletedProcess[str]:
+def _answer(guest: Guest | Beside, request: Request) -> subprocess.CompletedProcess[str]:
     with _timed():
         in_time = guest.wait(request, _until())
     if not in_time:
@@ -223,6 +228,7 @@ def end_guests() -> None:
     """Shut down what is up: nothing may be left when the tests end."""
     while serving:
         serving.popitem()[1].end()
+    _beside.end()
     _ahead.clear()
     _comes_up.cache_clear()
 

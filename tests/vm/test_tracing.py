@@ -8,12 +8,14 @@ from pathlib import Path
 import pytest
 
 from tests.vm.guests import ask_ahead, in_guest
+from tests.vm.tracing_job import KEPT
 
 #: It compiles probes under emulation.
 pytestmark = pytest.mark.timeout(900)
 
-SCRIPT = r"""
+SCRIPT = rf"""
 set -e
+export CACHE_DIRECTORY={KEPT}
 mkdir /tmp/bottom /tmp/top /tmp/mnt
 for i in $(seq 13); do head -c $((i * 1000)) /dev/zero >/tmp/bottom/$i; done
 fallthru mount --bottom /tmp/bottom --top /tmp/top /tmp/mnt

@@ -13,18 +13,15 @@ import pytest
 from tests.vm.guests import ask_ahead, in_guest
 from tests.vm.tracing_job import BACKENDS, EACH, LONGEST, PHASES, THREADS
 
-#: Compiling and verifying under emulation, of which one test of each backend has all.  What
-#: hangs ends itself, and says where; these are for a guest that cannot even do that.
-ANSWER = LONGEST + 60
+COMMAND = ("sh", "-c", "PYTHONPATH=. exec python -m tests.vm.tracing_job")
+
+#: Importing, compiling and verifying under emulation, of which one test of each kernel has all.
+#: What hangs ends itself, and says where; this is for a guest that cannot even do that.
+ANSWER = LONGEST * len(BACKENDS) + 60
 
 
-def command(backend: str) -> tuple[str, ...]:
-    return ("sh", "-c", f"PYTHONPATH=. exec python -m tests.vm.tracing_job {backend}")
-
-
-def ahead(kernel: str, backend: str | None = None) -> None:
-    if backend:
-        ask_ahead(kernel, *command(backend), seconds=ANSWER)
+def ahead(kernel: str, **_others: str) -> None:
+    ask_ahead(kernel, *COMMAND, seconds=ANSWER, every=True)
 
 
 pytestmark = [pytest.mark.timeout(ANSWER + 240), pytest.mark.ahead(ask=ahead)]
@@ -64,17 +61,19 @@ KNOWN = [
 
 
 @functools.cache
-def ran(kernel: str, backend: str) -> subprocess.CompletedProcess[str]:
+def ran(kernel: str) -> subprocess.CompletedProcess[str]:
     """One run for all tests that ask, whatever came of it."""
-    return in_guest(kernel, *command(backend), seconds=ANSWER)
+    return in_guest(kernel, *COMMAND, seconds=ANSWER)
 
 
 def told(kernel: str, backend: str) -> dict[str, Any]:
     """What the backend made of the work."""
-    done = ran(kernel, backend)
+    done = ran(kernel)
     assert done.returncode == 0, done.stderr
-    answer: dict[str, Any] = json.loads(done.stdout)
-    return answer
+    answer = json.loads(done.stdout)[backend]
+    assert answer["status"] == 0, answer["stderr"]
+    seen: dict[str, Any] = json.loads(answer["stdout"])
+    return seen
 
 
 @pytest.mark.parametrize("kernel", KERNELS)
