@@ -21,7 +21,7 @@ _ID = "[0-9a-f]{64}"
 #: The last part of a path that one of these matches is the container's own.
 _IN_CGROUP = (
     # docker, podman, containerd, CRI-O: as systemd scopes, or below a directory of theirs.
-    re.compile(rf"(?:docker|libpod|cri-containerd|crio)-(?P<id>{_ID})(?:\.scope)?\Z"),
+    re.compile(rf"(?:docker|libpod|cri-containerd|nerdctl|crio)-(?P<id>{_ID})(?:\.scope)?\Z"),
     re.compile(rf"(?P<id>{_ID})\Z"),
     re.compile(r"lxc\.payload\.(?P<name>.+)\Z"),
     # systemd-nspawn and machinectl; systemd writes a dash in a name as \x2d.
@@ -30,11 +30,12 @@ _IN_CGROUP = (
 #: Only where root keeps them: elsewhere they could be anybody's, of any size.
 _DOCKER = "/var/lib/docker"
 _STORAGE = "/var/lib/containers/storage"
+_TASKS = "/run/containerd/io.containerd.runtime.v2.task"
 #: A union's mount point, or its top, says whose it is: by the container's id, where containerd
 #: or docker with containerd's image store mounted it, else by the name of the top.
 _ROOTS = (
     re.compile(r"/io\.containerd\.runtime\.v2\.task/[^/]+/(?P<id>[^/]+)/rootfs\Z"),
-    re.compile(rf"/rootfs/overlayfs/(?P<id>{_ID})\Z"),
+    re.compile(rf"/rootfs/[^/]+/(?P<id>{_ID})\Z"),  # overlayfs, or another snapshotter: stargz
     re.compile(rf"/(?:overlay2|overlay)/(?P<layer>{_ID})/(?:merged|diff)\Z"),
 )
 
@@ -42,7 +43,8 @@ _ROOTS = (
 def container_of(cgroup: str | None) -> str | None:
     """The name of the container whose cgroup (a path below the cgroup2 root) this is, or is
     in; the first 12 digits of its id where it has no name; None for no container's."""
-    for part in reversed((cgroup or "").split("/")):
+    parts = (cgroup or "").split("/")
+    for part in reversed(parts):
         for pattern in _IN_CGROUP:
             found = pattern.match(part)
             if not found:
@@ -50,7 +52,14 @@ def container_of(cgroup: str | None) -> str | None:
             if "id" in pattern.groupindex:
                 return _called(found["id"])
             return re.sub(r"\\+x2d", "-", found["name"])
-    return None
+    return _task(parts)
+
+
+def _task(parts: Sequence[str]) -> str | None:
+    """What containerd calls the container at ``/NAMESPACE/NAME``, its default for a cgroup, which
+    alone says nothing: people choose both.  So the container must be running."""
+    _, namespace, name, *_ = (*parts, "", "", "")
+    return name if name and os.path.isdir(f"{_TASKS}/{namespace}/{name}") else None
 
 
 def owners(unions: Mapping[int, Sequence[str]]) -> dict[int, str]:

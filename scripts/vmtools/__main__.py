@@ -33,7 +33,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "--union-root", action="store_true", help="its root is an overlay (uml only)"
     )
     running.add_argument(
-        "--engines", action="store_true", help="with docker and podman on /dev/vdc (not uml)"
+        "--engines",
+        action="store_true",
+        help="with docker, podman and containerd on /dev/vdc (not uml)",
     )
     running.add_argument("kernel", metavar="KERNEL")
     running.add_argument("command", nargs="+", metavar="CMD", help="after --")

@@ -29,7 +29,8 @@ LAYERS = {"docker": "1" * 64, "podman": "2" * 64, "podman --rm": "3" * 64}
 
 @pytest.fixture(autouse=True)
 def engines(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Two of docker's containers with names, two of podman's, one of these made with --rm."""
+    """Two of docker's containers with names, two of podman's, one of these made with --rm, and
+    one of containerd's, called figlet, in the namespace functions."""
     docker = tmp_path / "docker"
     for ident, config in ((ID, {"Name": "/web"}), ("a" * 64, {"Name": 3}), ("b" * 64, [])):
         (docker / "containers" / ident).mkdir(parents=True)
@@ -46,6 +47,9 @@ def engines(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     (podman / "volatile-containers.json").write_text(
         json.dumps([{"id": RUN, "names": ["run"], "layer": LAYERS["podman --rm"]}])
     )
+    tasks = tmp_path / "tasks"
+    (tasks / "functions/figlet").mkdir(parents=True)
+    monkeypatch.setattr(containers, "_TASKS", str(tasks))
     monkeypatch.setattr(containers, "_DOCKER", str(docker))
     monkeypatch.setattr(containers, "_STORAGE", str(podman.parent))
     containers._name_of.cache_clear()
@@ -64,6 +68,13 @@ def engines(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
         (f"/docker/{'b' * 64}", "b" * 12),
         (f"/libpod_parent/libpod-{RUN}", "run"),
         (f"/kubepods.slice/kubepods-pod1.slice/cri-containerd-{'d' * 64}.scope", "d" * 12),
+        (f"/system.slice/nerdctl-{'d' * 64}.scope", "d" * 12),
+        ("/functions/figlet", "figlet"),
+        ("/functions/figlet/init.scope", "figlet"),
+        (f"/functions/figlet/docker/{ID}", "web"),
+        ("/functions", None),
+        ("/functions/other", None),
+        ("/user.slice/functions/figlet", None),
         ("/lxc.payload.build/user.slice", "build"),
         ("/machine.slice/machine-trixie\\x2dtest.scope/payload", "trixie-test"),
         ("/user.slice/user-0.slice/session-1.scope", None),
@@ -87,10 +98,11 @@ def test_roots() -> None:
             6: ("/run/containerd/io.containerd.runtime.v2.task/default/mine/rootfs", ""),
             7: (f"/var/lib/docker/overlay2/{'9' * 64}/merged", ""),  # a build's
             8: ("/mnt", "/srv/top"),
+            9: (f"/var/lib/docker/rootfs/stargz/{ID}", "/var/lib/containerd-stargz-grpc/7/fs"),
         }
     )
     assert found == {
-        1: "web", 2: "data\\x1bbase", 3: "run", 4: "web", 5: "d" * 12, 6: "mine",
+        1: "web", 2: "data\\x1bbase", 3: "run", 4: "web", 5: "d" * 12, 6: "mine", 9: "web",
     }  # fmt: skip
 
 
@@ -156,6 +168,10 @@ def test_cgroups_of_containers(tmp_path: Path) -> None:
     assert cgroup_of("web", str(root)) == str(web)
     assert cgroup_of(ID[:6], str(root)) == str(web)
     assert cgroup_of("c" * 12, str(root)) == str(root / "libpod" / f"libpod-{'c' * 64}")
+    task = root / "functions/figlet"
+    task.mkdir(parents=True)
+    assert cgroup_of("figlet", str(root)) == str(task)
+    task.rmdir()
     with pytest.raises(UsageError, match="no container is called base") as caught:
         cgroup_of("base", str(root))
     assert caught.value.hint == f"running: {'c' * 12}, web"

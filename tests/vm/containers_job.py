@@ -1,25 +1,26 @@
-"""Runs in a guest with container engines on a disk: containers that copy up while somebody
-traces, what the engines say of them, and what the trace says, as JSON."""
+"""Runs in a guest with container engines on a disk: containers of a set of engines that copy up
+while somebody traces, what the engines say of them, and what the trace says, as JSON."""
 
 from __future__ import annotations
 
 import io
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
 import tarfile
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
-ENGINES = ("docker", "podman")
+from tests.vm.engines import BASE, SETS, Engine
+
 #: What images have in /data.  A file is copied up once only, so each recording has its own.
 SIZES = {"two": 2003, "three": 3001, "five": 5003, "seven": 7001, "eleven": 11003}
-BASE = Path("/tmp/containers")
 DISK = "/dev/vdc"
 LONGEST = 1200  # seconds; on two cores that were busy with two more guests it took 11 minutes
 STARTING = 180  # seconds, for a daemon that takes 15
@@ -33,9 +34,14 @@ def call(*words: str | os.PathLike[str], given: bytes = b"") -> str:
     return done.stdout.decode().strip()
 
 
-def make_machine() -> None:
+def shell(script: str, given: bytes = b"") -> str:
+    return call("sh", "-ec", script, given=given)
+
+
+def make_machine(*, later: bool) -> None:
     """What engines expect, and this guest does not have: an /etc and a /var to write to, and
-    their libraries where a program finds them that knows nothing of this."""
+    their libraries where a program finds them that knows nothing of this.  ``later``: those of
+    the later release come first."""
     engines, disk, etc = BASE / "engines", BASE / "disk", BASE / "etc"
     engines.mkdir(parents=True)
     call("mount", "-o", "ro", DISK, engines)
@@ -52,24 +58,40 @@ def make_machine() -> None:
     libraries = engines / "usr/lib/x86_64-linux-gnu"
     Path("/etc/ld.so.conf.d/engines.conf").write_text(f"{libraries}\n", "utf-8")
     call("ldconfig")
-    os.environ["PATH"] += f":{engines}/usr/bin:{engines}/usr/sbin"
+    for tree in (*([engines / "later"] if later else []), engines):
+        os.environ["PATH"] += f":{tree}/usr/bin:{tree}/usr/sbin"
 
 
 @contextmanager
-def docker_daemon() -> Iterator[None]:
-    network = ("--bridge=none", "--iptables=false", "--ip6tables=false")
-    with (BASE / "dockerd.log").open("wb+") as log:
-        command = ("dockerd", *network, "--storage-driver=overlay2")
-        daemon = subprocess.Popen(command, stdout=log, stderr=log)
+def daemon(client: str, *command: str | os.PathLike[str]) -> Iterator[None]:
+    """One that has answered its client."""
+    with (BASE / f"{client}.log").open("wb+") as log:
+        running = subprocess.Popen(command, stdout=log, stderr=log)
         limit = time.monotonic() + STARTING
-        while subprocess.run(("docker", "version"), capture_output=True, check=False).returncode:
-            if daemon.poll() is not None or time.monotonic() > limit:
+        while subprocess.run((client, "version"), capture_output=True, check=False).returncode:
+            if running.poll() is not None or time.monotonic() > limit:
                 log.seek(0)
-                sys.exit("dockerd does not come up:\n" + log.read().decode(errors="replace"))
+                sys.exit(f"{command[0]} does not come up:\n" + log.read().decode(errors="replace"))
             time.sleep(0.5)
         yield
-        daemon.terminate()
-        daemon.wait()
+        running.terminate()
+        running.wait()
+
+
+@contextmanager
+def daemons(*, later: bool) -> Iterator[None]:
+    network = ("--bridge=none", "--iptables=false", "--ip6tables=false")
+    with ExitStack() as stack:
+        if later:
+            Path("/etc/docker").mkdir()
+            store = {"features": {"containerd-snapshotter": True}}
+            Path("/etc/docker/daemon.json").write_text(json.dumps(store), "utf-8")
+            stack.enter_context(daemon("ctr", "containerd"))
+            options = ["--containerd=/run/containerd/containerd.sock"]
+        else:
+            options = ["--storage-driver=overlay2"]
+        stack.enter_context(daemon("docker", "dockerd", *network, *options))
+        yield
 
 
 def image() -> bytes:
@@ -88,28 +110,25 @@ def image() -> bytes:
     return made.getvalue()
 
 
-def started(engine: str, root: bytes) -> dict[str, str]:
-    """A container that stays, named after its engine: its id, name and top as that says."""
-    call(engine, "import", "-", "tiny", given=root)
-    offline = ("--network", "none")
-    call(engine, "run", "--detach", *offline, "--name", engine, "tiny", "sleep", "1000000")
-    wanted = "{{.Id}} {{.Name}} {{.GraphDriver.Data.UpperDir}}"
-    words = call(engine, "inspect", "--format", wanted, engine).split()
-    return dict(zip(("id", "name", "top"), words, strict=True))
+def started(engine: Engine, root: bytes) -> dict[str, str]:
+    """A container that stays: its id as the engine says, and where the kernel has a union with
+    the top that the engine says."""
+    shell(engine.take, given=root)
+    shell(engine.stay)
+    (top,) = re.findall(r"upperdir=[^,\s]+", shell(engine.top))
+    unions = shell("findmnt --raw --noheadings --types overlay --output TARGET,OPTIONS")
+    (mount,) = [line.split()[0] for line in unions.splitlines() if f"{top}," in line]
+    return {"id": shell(engine.ident), "mount": mount}
 
 
-def in_each(script: str) -> str:
+def in_each(engines: Mapping[str, Engine], script: str) -> str:
     """A shell command that has ``script`` run in the container of each engine."""
-    return "; ".join(f"{engine} exec {engine} sh -c '{script}'" for engine in ENGINES)
+    return "; ".join(f"{engine.inside} sh -c '{script}'" for engine in engines.values())
 
 
-def in_new_ones(script: str) -> str:
+def in_new_ones(engines: Mapping[str, Engine], script: str) -> str:
     """One that has each engine run it in a container that is removed when it ends."""
-    return "; ".join(
-        f"{engine} run --rm --network none --cidfile {BASE}/{engine}.cid --name late-{engine} "
-        f"tiny sh -c '{script}'"
-        for engine in ENGINES
-    )
+    return "; ".join(f"{engine.late} sh -c '{script}'" for engine in engines.values())
 
 
 def recorded(place: Path, script: str, *options: str) -> dict[str, Any]:
@@ -123,13 +142,13 @@ def shown(place: Path, *options: str) -> str:
     return call("fallthru", "trace", "show", "--kind", "copyup", *options, place)
 
 
-def watched(ident: str) -> dict[str, Any]:
+def watched(ident: str, script: str) -> dict[str, Any]:
     """What ``trace top`` says of one of the containers, when both copied up a file."""
     command = ("fallthru", "trace", "top", "--container", ident, "--interval", "500ms", "--json")
     with subprocess.Popen(command, stdout=subprocess.PIPE) as top:
         assert top.stdout is not None
         top.stdout.readline()  # it has begun
-        call("sh", "-ec", in_each("echo more >>/data/eleven"))
+        shell(script)
         told: dict[str, Any] = {}
         while not told.get("total", {}).get("count"):
             told = json.loads(top.stdout.readline())
@@ -137,25 +156,37 @@ def watched(ident: str) -> dict[str, Any]:
         return told
 
 
-def main() -> None:
+def late_ident(name: str) -> str:
+    """Of the container that was removed: as its engine wrote it, or what it was called."""
+    written = BASE / f"{name}.cid"
+    return written.read_text("ascii") if written.exists() else f"late-{name}"
+
+
+def main(kind: str) -> None:
     BASE.mkdir()
     os.environ["CACHE_DIRECTORY"] = str(BASE / "cache")  # probes are compiled once
-    make_machine()
-    with docker_daemon():
+    engines = SETS[kind]
+    one, other = engines
+    later = "ctr" in engines
+    make_machine(later=later)
+    with daemons(later=later):
         root = image()
-        told: dict[str, Any] = {"engines": {name: started(name, root) for name in ENGINES}}
-        work = in_each("echo more >>/data/two; chmod 600 /data/three")
-        late = in_new_ones("echo more >>/data/five")
+        told: dict[str, Any] = {
+            "engines": {name: started(engine, root) for name, engine in engines.items()}
+        }
+        work = in_each(engines, "echo more >>/data/two; chmod 600 /data/three")
+        late = in_new_ones(engines, "echo more >>/data/five")
         told["everybody"] = recorded(BASE / "everybody", f"{work}; {late}")
         told["text"] = shown(BASE / "everybody")
-        told["late"] = {name: (BASE / f"{name}.cid").read_text("ascii") for name in ENGINES}
-        both = in_each("echo more >>/data/seven")
-        told["docker's"] = recorded(BASE / "one", both, "--container", "docker")
-        told["podman's"] = watched(told["engines"]["podman"]["id"][:8])
-        for engine in ENGINES:
-            call(engine, "kill", engine)
+        told["late"] = {name: late_ident(name) for name in engines}
+        both = in_each(engines, "echo more >>/data/seven")
+        told["one's"] = recorded(BASE / "one", both, "--container", one)
+        again = in_each(engines, "echo more >>/data/eleven")
+        told["other's"] = watched(told["engines"][other]["id"][:8], again)
+        for engine in engines.values():
+            shell(engine.end)
     json.dump(told, sys.stdout)
 
 
 if __name__ == "__main__":
-    main()
+    main(sys.argv[1])

@@ -238,7 +238,7 @@ def in_fresh_guest(
 ) -> subprocess.CompletedProcess[str]:
     """The finished command, run in a guest of its own; its exit code is scripts/vm's.
 
-    With ``engines`` there is a disk of docker and podman, built when it is missing.
+    With ``engines`` there is a disk of container engines, built when it is missing.
     """
     need(kernel)
     options = ["--timeout", str(seconds), *(["--engines"] if engines else [])]
