@@ -16,9 +16,10 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 from measuring import emit
@@ -39,6 +40,9 @@ BPFTRACE = (
     "tracepoint:raw_syscalls:sys_exit /@s[tid]/ { @ = hist(nsecs - @s[tid]); delete(@s[tid]); } "
     'BEGIN { printf("ready\\n"); }'
 )
+
+#: A condition that the work does not meet, which is root's.
+ANOTHER_USER = ("--uid", "65533")
 
 #: What each workload does, so many times for each file of the union.
 TIMES = {"copyup": 1, "stat": 5, "unpack": 1}
@@ -133,12 +137,14 @@ def run(measured: Measured, union: Union, kind: str, prefix: tuple[str, ...] = (
 
 
 @contextmanager
-def recording(backend: str, measured: Measured, mnt: Path) -> Iterator[None]:
+def recording(
+    backend: str, measured: Measured, mnt: Path, options: Sequence[str] = ()
+) -> Iterator[None]:
     """``trace record`` of that union at work, until the body is over."""
     with tempfile.TemporaryDirectory(prefix="fallthru-bench-") as scratch:
         trace = f"{scratch}/t"
         recorder = subprocess.Popen(
-            (*FALLTHRU, "--backend", backend, "-o", trace, "--mount", str(mnt)),
+            (*FALLTHRU, "--backend", backend, "-o", trace, "--mount", str(mnt), *options),
             stderr=subprocess.PIPE, text=True,
         )  # fmt: skip
         assert recorder.stderr is not None
@@ -217,24 +223,25 @@ def race(
         with union.mounted():
             run(result[name], union, kind, prefix)
 
-    def traced(backend: str) -> None:
-        with union.mounted() as mnt, recording(backend, result[backend], mnt):
-            run(result[backend], union, kind)
+    def traced(name: str, backend: str, options: Sequence[str] = ()) -> None:
+        with union.mounted() as mnt, recording(backend, result[name], mnt, options):
+            run(result[name], union, kind)
 
     def by_peer(name: str) -> None:
         with union.mounted(), peer(name):
             run(result[name], union, kind)
 
-    contenders: dict[str, Callable[[], None]] = {"off": lambda: plainly("off")}
+    contenders: dict[str, Callable[[], None]] = {"off": partial(plainly, "off")}
     for backend in backends:
-        contenders[backend] = lambda backend=backend: traced(backend)  # type: ignore[misc]
+        contenders[backend] = partial(traced, backend, backend)
+        name = f"{backend} {' '.join(ANOTHER_USER)}"
+        contenders[name] = partial(traced, name, backend, ANOTHER_USER)
     for name in PEERS:
         if name not in without and not lacking(name):
-            contenders[name] = lambda name=name: by_peer(name)  # type: ignore[misc]
+            contenders[name] = partial(by_peer, name)
     if shutil.which("strace") and "strace" not in without:
-        contenders["strace -c -f"] = lambda: plainly(
-            "strace -c -f", ("strace", "-c", "-f", "-o", "/dev/null")
-        )
+        words = ("strace", "-c", "-f", "-o", "/dev/null")
+        contenders["strace -c -f"] = partial(plainly, "strace -c -f", words)
     result = {name: Measured() for name in contenders}
     for number in range(rounds):
         order = list(contenders.values())
@@ -304,7 +311,7 @@ def main(argv: list[str] | None = None) -> None:
             lines.append(f"{kind}: {base:.2f} µs of CPU time without tracing; ratios to that:")
             for name, one in found.items():
                 said = f"  {name}: {one['cpu']:.2f} CPU, {one['wall']:.2f} wall"
-                if name in backends:
+                if name.startswith(tuple(backends)):
                     said += (
                         f", {one['added_ns']:.0f} ns more; {result[name].spans} rows, "
                         f"{result[name].lost} lost, {result[name].resident_mb:.0f} MB"
