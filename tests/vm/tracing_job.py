@@ -11,22 +11,22 @@ import shutil
 import signal
 import subprocess
 import sys
-import tempfile
 import threading
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
-
 from tests.rawoverlay import overlay
+from tests.running import in_child
 from tracer.backend import open_backend
 from tracer.footprint import keep_nothing, stay_small
 from tracer.histogram import Histogram
 from tracer.preemption import preempts
 from tracer.program import Filters
+from tracer.rows import plain_rows
 from tracer.session import Session
 
 BACKENDS = ("fentry", "kprobe", "tracepoint")
@@ -142,14 +142,8 @@ def bpftrace(counted: dict[str, int]) -> Iterator[None]:
 
 
 def every_row(session: Session) -> list[dict[str, Any]]:
-    """By time; times as integers, which need no pandas: to import it takes emulation too long."""
-    found = session.table().sort_by("ts")
-    types = [
-        field.with_type(pa.int64()) if pa.types.is_temporal(field.type) else field
-        for field in found.schema
-    ]
-    every: list[dict[str, Any]] = found.cast(pa.schema(types)).to_pylist()
-    return every
+    """By time."""
+    return plain_rows(session.table().sort_by("ts"))
 
 
 def rows(session: Session, kind: str = "copyup", **only: Any) -> list[dict[str, Any]]:
@@ -299,30 +293,14 @@ def end_what_hangs() -> None:
     os._exit(1)
 
 
-def told(backend: str, bottom: Path) -> dict[str, Any]:
-    """What `before` told in a process of its own: its exit status and both its streams."""
-    with tempfile.TemporaryFile("w+") as out, tempfile.TemporaryFile("w+") as err:
-        child = os.fork()
-        if child == 0:
-            os.dup2(err.fileno(), sys.stderr.fileno())
-            limit = threading.Timer(LONGEST, end_what_hangs)
-            limit.start()
-            status = 1
-            try:
-                json.dump(before(backend, bottom), out)
-                out.flush()
-                status = 0
-            except BaseException:
-                traceback.print_exc()
-            finally:
-                sys.stderr.flush()
-                os._exit(status)
-        status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
-        streams = {}
-        for name, stream in (("stdout", out), ("stderr", err)):
-            stream.seek(0)
-            streams[name] = stream.read()
-        return {"status": status, **streams}
+def told(backend: str, bottom: Path) -> str:
+    limit = threading.Timer(LONGEST, end_what_hangs)
+    limit.start()
+    try:
+        return json.dumps(before(backend, bottom))
+    except BaseException:
+        traceback.print_exc()
+        raise
 
 
 def main() -> None:
@@ -332,7 +310,8 @@ def main() -> None:
     BASE.mkdir()
     os.environ["CACHE_DIRECTORY"] = KEPT
     bottom = make_bottom()
-    json.dump({backend: told(backend, bottom) for backend in BACKENDS}, sys.stdout)
+    each = {backend: in_child(partial(told, backend, bottom)) for backend in BACKENDS}
+    json.dump(each, sys.stdout)
 
 
 if __name__ == "__main__":
